@@ -1,0 +1,100 @@
+"""Builds the C programs of ``csrc/`` into ``udk/_native/``; everything else is in pyproject.toml.
+
+The programs are freestanding (no libc), so that one build serves glibc and musl hosts and guests alike and gcc
+with the kernel's headers is all that is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Command, setup
+from setuptools.command.build import build
+from setuptools.command.build_py import build_py
+from setuptools.command.develop import develop
+from setuptools.dist import Distribution
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE / "csrc"
+NATIVE = HERE / "udk" / "_native"
+
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+FREESTANDING = [
+    "-std=c11", "-O2", "-ffreestanding", "-fno-stack-protector", "-fno-asynchronous-unwind-tables",
+    "-fno-builtin", "-fno-pie", "-no-pie", "-nostdlib", "-nostartfiles", "-static", "-Wl,--build-id=none",
+    "-Wl,-z,noexecstack", "-s",
+]  # fmt: skip
+
+# program -> (directories of csrc whose *.c are compiled, extra compiler and linker arguments)
+PROGRAMS: dict[str, tuple[list[str], list[str]]] = {}
+
+
+def compile_program(name: str, dirs: list[str], extra: list[str]) -> None:
+    sources = sorted(str(p) for d in dirs for p in (CSRC / d).glob("*.c"))
+    inputs = [*sources, *(str(p) for p in CSRC.rglob("*.h")), __file__]
+    target = NATIVE / name
+    if target.exists() and target.stat().st_mtime >= max(os.stat(p).st_mtime for p in inputs):
+        return
+    cc = shlex.split(os.environ.get("CC", "gcc"))
+    part = target.with_name(f".{name}.{os.getpid()}")
+    subprocess.run(
+        [*cc, *FREESTANDING, *WARNINGS, f"-I{CSRC}", *sources, *extra, "-lgcc", "-o", str(part)], check=True
+    )
+    part.chmod(0o755)
+    part.replace(target)
+
+
+def build_native() -> None:
+    NATIVE.mkdir(parents=True, exist_ok=True)
+    for name, (dirs, extra) in PROGRAMS.items():
+        compile_program(name, dirs, extra)
+
+
+class BuildNative(Command):
+    description = "compile the C programs into udk/_native"
+    user_options: list[tuple[str, str, str]] = []
+
+    def initialize_options(self) -> None: ...
+
+    def finalize_options(self) -> None: ...
+
+    def run(self) -> None:
+        build_native()
+
+
+class Build(build):
+    sub_commands = [("build_native", None), *build.sub_commands]
+
+
+class BuildPy(build_py):
+    def run(self) -> None:
+        build_native()
+        self.data_files = self._get_data_files()
+        super().run()
+
+
+class Develop(develop):
+    def run(self) -> None:
+        build_native()
+        super().run()
+
+
+class NativeDistribution(Distribution):
+    def has_ext_modules(self) -> bool:
+        return True  # the wheel is for one architecture
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["native"]:
+        build_native()
+    else:
+        setup(
+            distclass=NativeDistribution,
+            cmdclass={
+                "build_native": BuildNative, "build": Build, "build_py": BuildPy, "develop": Develop,
+            },
+        )  # fmt: skip

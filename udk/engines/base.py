@@ -1,0 +1,61 @@
+"""The engine contract: what every way of running a container offers, and nothing more.
+
+An engine turns a :class:`~udk.runtime.spec.RunSpec` into a :class:`Launch`: a program for the guard to start. The
+guard (:mod:`udk.engines.guard`, ``csrc/guard``) is the process that stays; it forwards signals, runs the
+terminal, enforces limits, writes the stats file and cleans up, the same way for every engine.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from udk.runtime.spec import RunSpec
+
+
+class Launch:
+    """What the guard starts: ``argv[0]`` is a host path, ``env`` its whole environment, ``fds`` open descriptors
+    that the program inherits (everything but 0, 1, 2 and these is closed on exec)."""
+
+    __slots__ = ("argv", "env", "fds", "subreaper")
+
+    def __init__(
+        self, argv: list[str], env: dict[str, str], fds: tuple[int, ...] = (), subreaper: bool = True
+    ) -> None:
+        self.argv = argv
+        self.env = env
+        self.fds = fds
+        self.subreaper = subreaper  # False where a pid namespace already bounds the payload's processes
+
+
+class Engine:
+    """One way of running containers. Instances hold no state; a probe's result is cached by :mod:`.select`."""
+
+    name: str = ""
+    aliases: tuple[str, ...] = ()  # udocker's execution modes
+    # of: "overlay", "readonly", "pidns", "netns", "hostname", "subids", "static", "private-mounts", "fake-root"
+    capabilities: frozenset[str] = frozenset()
+
+    def probe(self) -> str:
+        """``""`` when this engine works on this node, else one line that says why not and what would help.
+
+        Does the real thing in a child process, within milliseconds, and leaves nothing behind."""
+        raise NotImplementedError
+
+    def reasons_against(self, spec: RunSpec) -> list[str]:
+        """What this spec asks for that this engine cannot do; empty when it can run it."""
+        raise NotImplementedError
+
+    def prepare(self, spec: RunSpec) -> None:
+        """Makes what the run needs on disk beyond what the spec's maker made. Idempotent."""
+
+    def launch(self, spec: RunSpec) -> Launch:
+        """The program that runs the payload. Raises EngineError."""
+        raise NotImplementedError
+
+    def join(self, spec: RunSpec, pid: int) -> Launch:
+        """The program that runs ``spec`` inside the running container whose first process is ``pid``."""
+        raise NotImplementedError
+
+    def cleanup(self, spec: RunSpec) -> None:
+        """Removes what :meth:`prepare` made. Idempotent: the sweeper calls it for containers that died."""

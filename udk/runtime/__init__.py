@@ -1,0 +1,1 @@
+"""From an image's config, flags and site configuration to one RunSpec, and from a reference to an image."""
