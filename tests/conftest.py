@@ -1,0 +1,12 @@
+"""Fixtures every room may use. Tests import their helpers as ``from tests.support.needs import needs``."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        raise pytest.UsageError("run the tests as an ordinary user (ci/test makes one): root hides what matters here")
