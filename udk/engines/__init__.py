@@ -1,1 +1,1 @@
-"""One module per engine, the contract they fulfil (:mod:`.base`) and the choice among them (:mod:`.select`)."""
+"""One module per engine, the contract they fulfil (:mod:`.base`), the choice among them (:mod:`.select`)."""

@@ -1,21 +1,20 @@
 """The engine contract: what every way of running a container offers, and nothing more.
 
-An engine turns a :class:`~udk.runtime.spec.RunSpec` into a :class:`Launch`: a program for the guard to start. The
-guard (:mod:`udk.engines.guard`, ``csrc/guard``) is the process that stays; it forwards signals, runs the
+An engine turns a :class:`~udk.runtime.spec.RunSpec` into a :class:`Launch`: a program for the guard to start.
+The guard (:mod:`udk.engines.guard`, ``csrc/guard``) is the process that stays; it forwards signals, runs the
 terminal, enforces limits, writes the stats file and cleans up, the same way for every engine.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udk.runtime.spec import RunSpec
 
 
 class Launch:
-    """What the guard starts: ``argv[0]`` is a host path, ``env`` its whole environment, ``fds`` open descriptors
-    that the program inherits (everything but 0, 1, 2 and these is closed on exec)."""
+    """What the guard starts: ``argv[0]`` is a host path, ``env`` its whole environment, ``fds`` open
+    descriptors that the program inherits (everything but 0, 1, 2 and these is closed on exec)."""
 
     __slots__ = ("argv", "env", "fds", "subreaper")
 
@@ -29,11 +28,12 @@ class Launch:
 
 
 class Engine:
-    """One way of running containers. Instances hold no state; a probe's result is cached by :mod:`.select`."""
+    """One way of running containers. Instances hold no state; :mod:`.select` caches a probe's result."""
 
     name: str = ""
     aliases: tuple[str, ...] = ()  # udocker's execution modes
-    # of: "overlay", "readonly", "pidns", "netns", "hostname", "subids", "static", "private-mounts", "fake-root"
+    # of: "overlay", "readonly", "pidns", "netns", "hostname", "subids", "static", "private-mounts",
+    # "fake-root"
     capabilities: frozenset[str] = frozenset()
 
     def probe(self) -> str:

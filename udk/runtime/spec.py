@@ -1,19 +1,21 @@
 """RunSpec: everything an engine needs to know about one run, as one immutable value that prints as JSON.
 
 The command line, the image's config and the site's configuration are resolved into a RunSpec by
-:mod:`udk.runtime.resolve`; engines read nothing else. ``udk run --dry-run`` prints it. The JSON is versioned: a
-change of meaning raises :data:`VERSION`, and a stored spec of an older version is migrated or refused.
+:mod:`udk.runtime.resolve`; engines read nothing else. ``udk run --dry-run`` prints it. The JSON is versioned:
+a change of meaning raises :data:`VERSION`, and a stored spec of an older version is migrated or refused.
 
 Strings that come from the system (paths, arguments, environment) use Python's ``surrogateescape``, so that any
-byte sequence survives. Dataclasses are avoided on purpose: importing them costs a fifth of a container's start.
+byte sequence survives. Dataclasses are avoided on purpose: importing them costs a fifth of a container's
+start.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from _collections_abc import Mapping  # collections.abc would import the whole of collections
 
+from udk.base import jsonlite
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
@@ -40,10 +42,10 @@ class Value:
         raise AttributeError(f"{type(self).__name__} is immutable")
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.as_dict() == other.as_dict()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.as_dict() == other.as_dict()
 
     def __hash__(self) -> int:
-        return hash(json.dumps(self.as_dict(), sort_keys=True))
+        return hash(jsonlite.dumps(self.as_dict(), sort_keys=True))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={getattr(self, k)!r}' for k in self.FIELDS)})"
@@ -73,7 +75,8 @@ def _plain(value: Any) -> Any:
 
 
 class Identity(Value):
-    """Who the payload is inside. ``uid``/``gid``/``groups`` are guest ids; ``home`` and ``name`` may be empty.
+    """Who the payload is inside. ``uid``/``gid``/``groups`` are guest ids; ``home`` and ``name`` may be
+    empty.
 
     ``fake_root``: operations that need privilege (chown, setgroups, mknod) are to succeed. ``subids``: map
     subordinate ids through newuidmap instead of the one id of the caller.
@@ -93,9 +96,10 @@ class Identity(Value):
 class Root(Value):
     """The root file system: read-only ``lower`` trees, topmost first, and a private writable layer.
 
-    ``upper`` and ``work`` are directories on one file system (``work`` empty and ours), ``""`` when there is none.
-    ``records`` are the identity records of the lower trees in the same order (``""`` for none), ``changes`` that
-    of the upper. ``volatile``: nothing in the upper outlives the run, so nothing needs to be flushed.
+    ``upper`` and ``work`` are directories on one file system (``work`` empty and ours), ``""`` when there is
+    none. ``records`` are the identity records of the lower trees in the same order (``""`` for none),
+    ``changes`` that of the upper. ``volatile``: nothing in the upper outlives the run, so nothing needs to be
+    flushed.
     """
 
     __slots__ = ("changes", "lower", "readonly", "records", "upper", "volatile", "work")
@@ -135,7 +139,8 @@ class Mount(Value):
 
 
 class Limits(Value):
-    """Bounds on the run: ``timeout`` and ``kill_after`` in seconds (0: none), ``rlimits`` as (name, soft, hard)."""
+    """Bounds on the run: ``timeout`` and ``kill_after`` in seconds (0: none), ``rlimits`` as (name, soft,
+    hard); -1 is unlimited."""
 
     __slots__ = ("kill_after", "rlimits", "timeout")
     FIELDS = {"timeout": 0.0, "kill_after": 10.0, "rlimits": ()}
@@ -145,13 +150,14 @@ class Limits(Value):
 
 
 class RunSpec(Value):
-    """One run. ``env`` is the payload's whole environment; ``cookie`` is put into it as ``UDK_COOKIE`` so that
-    every process of the run can be found. ``cleanup`` are paths that the guard removes when the run has ended."""
+    """One run. ``env`` is the payload's whole environment; ``cookie`` is put into it as ``UDK_COOKIE`` so
+    that every process of the run can be found. ``cleanup`` are paths that the guard removes when the run has
+    ended."""
 
     __slots__ = (
-        "argv", "cleanup", "confine", "container", "cookie", "cvmfs", "cwd", "devices", "engine", "env", "hostname",
-        "identity", "image", "limits", "mounts", "name", "network", "pid", "root", "stats", "stdin", "stop_signal",
-        "tty", "version",
+        "argv", "cleanup", "confine", "container", "cookie", "cvmfs", "cwd", "devices", "engine", "env",
+        "hostname", "identity", "image", "limits", "mounts", "name", "network", "pid", "root", "stats", "stdin",
+        "stop_signal", "tty", "version",
     )  # fmt: skip
     FIELDS = {
         "version": VERSION,
@@ -206,12 +212,16 @@ class RunSpec(Value):
 
     def to_json(self, indent: int | None = None) -> str:
         """The spec as JSON (UTF-8 text; undecodable bytes as lone surrogates, escaped)."""
+        if indent is None:
+            return jsonlite.dumps(self.as_dict())
+        import json
+
         return json.dumps(self.as_dict(), indent=indent)
 
     @classmethod
     def from_json(cls, text: str) -> RunSpec:
         """The spec that :meth:`to_json` wrote. Raises ValueError for another version or shape."""
-        data = json.loads(text)
+        data = jsonlite.loads(text)
         if not isinstance(data, dict) or data.get("version") != VERSION:
             raise ValueError("not a RunSpec of version 1")
         try:
