@@ -1,0 +1,1 @@
+"""Stdlib-only leaf package: what udk and cvmfs_client both build on."""

@@ -1,0 +1,1 @@
+"""Distribution-spec client: transport, authentication, credentials, mirrors, resumable fetch; a small server."""
