@@ -6,7 +6,16 @@ import os
 
 import pytest
 
+from tests.support.needs import require
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if os.geteuid() == 0:
-        raise pytest.UsageError("run the tests as an ordinary user (ci/test makes one): root hides what matters here")
+        raise pytest.UsageError(
+            "run the tests as an ordinary user (ci/test makes one): root hides what matters here"
+        )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        require(*mark.args)

@@ -1,1 +1,2 @@
-"""Sources of images other than registries: OCI layouts, oci-archive and docker-archive files, the embedded image."""
+"""Sources of images other than registries: OCI layouts, oci-archive and docker-archive files, the embedded
+image."""

@@ -1,7 +1,8 @@
 """Where images come from: one shape for registries, OCI layouts and archives.
 
-A source belongs to one reference. ``manifest(None)`` is what the reference names, ``manifest(digest)`` a child of
-it; ``blob`` yields the bytes of a blob from an offset, unverified: they enter the store through VerifiedReader only.
+A source belongs to one reference. ``manifest(None)`` is what the reference names, ``manifest(digest)`` a
+child of it; ``blob`` yields the bytes of a blob from an offset, unverified: they enter the store through
+VerifiedReader only.
 """
 
 from __future__ import annotations

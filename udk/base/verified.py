@@ -1,7 +1,7 @@
 """The one gate through which bytes enter the store: size and digest are checked while they stream.
 
-A consumer may write chunks as they come, but must not publish anything before the iteration has ended without an
-error: only the end of the stream proves what the beginning was.
+A consumer may write chunks as they come, but must not publish anything before the iteration has ended without
+an error: only the end of the stream proves what the beginning was.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ if TYPE_CHECKING:
 
 
 class VerifiedReader:
-    """Hands on the chunks of ``source`` and raises IntegrityError unless they are exactly the expected content.
+    """Hands on the chunks of ``source`` and raises IntegrityError unless they are exactly the expected
+    content.
 
-    ``algorithm`` and ``hex`` are the digest of the whole content of ``size`` bytes. To resume, ``offset`` bytes are
-    known already and ``hasher`` is a hash object that has seen them; ``source`` begins after them. Never more than
-    ``size`` bytes are handed on, whatever the source yields; the source must then be at its end. ``what`` names the
-    content in errors. ``verified`` is true once the end was reached and everything agreed.
+    ``algorithm`` and ``hex`` are the digest of the whole content of ``size`` bytes. To resume, ``offset``
+    bytes are known already and ``hasher`` is a hash object that has seen them; ``source`` begins after them.
+    Never more than ``size`` bytes are handed on, whatever the source yields; the source must then be at its
+    end. ``what`` names the content in errors. ``verified`` is true once the end was reached and everything
+    agreed.
     """
 
     def __init__(
         self,
         source: Iterable[bytes],
         algorithm: str,
-        hex: str,  # noqa: A002 (the field's usual name)
+        hex: str,
         size: int,
         what: str = "",
         *,

@@ -20,15 +20,13 @@ if TYPE_CHECKING:
 
 MAX_DIFF_IDS = 1000
 
-# Linux's numbers, the same on all architectures that container images exist for (mips has others, and no images).
-SIGNALS = {
-    name: number
-    for number, name in enumerate(
-        "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU "
-        "URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS".split(),
-        1,
-    )
-}
+# Linux's numbers, the same on all architectures that container images exist for (mips has others, and no
+# images).
+_SIGNALS = (
+    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU"
+    " URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
+)
+SIGNALS = {name: number for number, name in enumerate(_SIGNALS.split(), 1)}
 SIGNALS.update({"IOT": 6, "CLD": 17, "POLL": 29})
 _RTMIN, _RTMAX = 34, 64  # as every libc presents them to programs
 
@@ -37,13 +35,13 @@ class ImageConfig(Record):
     """What an image says about how to run it.
 
     ``env`` is ordered name -> value, ``entrypoint`` and ``cmd`` are None when the image gives none,
-    ``working_dir`` is absolute and clean, ``user`` as written (``""`` for root), ``stop_signal`` a number (0 when
-    not given), ``volumes`` sorted absolute paths. ``data`` is the whole document, ``raw`` its bytes.
+    ``working_dir`` is absolute and clean, ``user`` as written (``""`` for root), ``stop_signal`` a number (0
+    when not given), ``volumes`` sorted absolute paths. ``data`` is the whole document, ``raw`` its bytes.
     """
 
     __slots__ = (
-        "cmd", "created", "data", "diff_ids", "entrypoint", "env", "exposed_ports", "labels", "platform", "raw",
-        "shell", "stop_signal", "user", "volumes", "working_dir",
+        "cmd", "created", "data", "diff_ids", "entrypoint", "env", "exposed_ports", "labels", "platform",
+        "raw", "shell", "stop_signal", "user", "volumes", "working_dir",
     )  # fmt: skip
     platform: Platform
     diff_ids: tuple[Digest, ...]

@@ -11,20 +11,21 @@ from udk.oci.text import quoted
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-# Algorithms accepted, with the number of hex digits. Others are refused, never guessed at: md5 or sha1 would make
-# the digest worthless as proof of content.
+# Algorithms accepted, with the number of hex digits. Others are refused, never guessed at: md5 or sha1 would
+# make the digest worthless as proof of content.
 HEX_LENGTH = {"sha256": 64, "sha512": 128}
 _HEX = frozenset("0123456789abcdef")
 
 
 class Digest(Record):
-    """One digest: ``algorithm`` is ``sha256`` or ``sha512``, ``hex`` lower-case. Prints as ``algorithm:hex``."""
+    """One digest: ``algorithm`` is ``sha256`` or ``sha512``, ``hex`` lower-case. Prints as
+    ``algorithm:hex``."""
 
     __slots__ = ("algorithm", "hex")
     algorithm: str
     hex: str
 
-    def __init__(self, algorithm: str, hex: str) -> None:  # noqa: A002 (the field's usual name)
+    def __init__(self, algorithm: str, hex: str) -> None:
         self._init(algorithm=algorithm, hex=hex)
 
     @classmethod

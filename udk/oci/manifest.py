@@ -111,9 +111,9 @@ class Index(Record):
 def parse_manifest(data: bytes, media_type: str = "", what: str = "the manifest") -> Manifest | Index:
     """The manifest or index in ``data``.
 
-    ``media_type`` is what the registry or the descriptor says it is (parameters are ignored; ``""`` or a generic
-    type leaves it to the document). Raises InvalidImageError for what is malformed or could be read in two ways,
-    UnsupportedImageError for schema 1 and for types that are not images."""
+    ``media_type`` is what the registry or the descriptor says it is (parameters are ignored; ``""`` or a
+    generic type leaves it to the document). Raises InvalidImageError for what is malformed or could be read
+    in two ways, UnsupportedImageError for schema 1 and for types that are not images."""
     announced = media_type.partition(";")[0].strip().lower()
     if announced in mediatypes.SCHEMA1:
         raise UnsupportedImageError(f"{what} is a Docker schema 1 manifest", _SCHEMA1_REMEDY)
@@ -153,7 +153,7 @@ def _media_type(obj: dict[str, Any], announced: str, what: str) -> str:
     if announced in known:
         if stated and stated != announced:
             raise InvalidImageError(
-                f"{what} was announced as {quoted(announced)} but says it is {quoted(stated)}: it is ambiguous"
+                f"{what} was announced as {quoted(announced)} but says {quoted(stated)}: it is ambiguous"
             )
         kind = announced
     elif stated:
@@ -210,7 +210,8 @@ def _image(obj: dict[str, Any], what: str) -> tuple[Descriptor, tuple[Descriptor
     layers = tuple(parse_descriptor(row, f"layer {n} of {what}") for n, row in enumerate(rows, 1))
     sizes: dict[Digest, int] = {}
     for n, layer in enumerate(layers, 1):
-        # A repeated layer is legitimate (builders write the same empty layer many times); a contradiction is not.
+        # A repeated layer is legitimate (builders write the same empty layer many times); a contradiction is
+        # not.
         if sizes.setdefault(layer.digest, layer.size) != layer.size:
             raise InvalidImageError(f"{what} gives layer {n} another size than before for the same digest")
     return config, layers

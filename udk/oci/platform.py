@@ -1,6 +1,7 @@
 """Platforms (image-spec, image-index.md) and which image of an index suits one.
 
-Architectures have Go's names. Variants are ordered: a host runs what was built for its own variant or a lower one.
+Architectures have Go's names. Variants are ordered: a host runs what was built for its own variant or a lower
+one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _ALIASES = {
     "i586": ("386", ""), "i686": ("386", ""), "x86": ("386", ""), "aarch64": ("arm64", ""),
     "aarch64_be": ("arm64be", ""), "armv8l": ("arm", "v8"), "armv8b": ("armbe", ""), "armhf": ("arm", "v7"),
     "armv7l": ("arm", "v7"), "armv7": ("arm", "v7"), "armel": ("arm", "v6"), "armv6l": ("arm", "v6"),
-    "armv6": ("arm", "v6"), "armv5tel": ("arm", "v5"), "armv5l": ("arm", "v5"), "loongarch64": ("loong64", ""),
+    "armv6": ("arm", "v6"), "armv5tel": ("arm", "v5"), "armv5l": ("arm", "v5"),
+    "loongarch64": ("loong64", ""),
     "powerpc64le": ("ppc64le", ""), "mips": ("mips", ""),
 }  # fmt: skip
 # What an image without a variant means, and what a host of that architecture at least is.
@@ -146,7 +148,8 @@ def candidates(index: Index, platform: Platform) -> list[Descriptor]:
         if entry.is_attestation:
             continue
         if entry.platform is None:
-            # Without a platform only the manifest itself can tell: an index may nest, a lone image is for all.
+            # Without a platform only the manifest itself can tell: an index may nest, a lone image is for
+            # all.
             ranked.append((-1 if entry.media_type in INDEXES else -2, position, entry))
             continue
         if level is None:

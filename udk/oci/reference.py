@@ -46,10 +46,11 @@ _DIGITS = frozenset("0123456789")
 class Reference(Record):
     """A parsed image name.
 
-    ``transport`` is ``docker`` for registries, with ``host``, ``repository``, ``tag`` (``""`` when only a digest
-    was given) and ``digest`` (None or Digest; with both, the digest decides and the tag is for display).
-    For ``oci``, ``oci-archive`` and ``docker-archive``, ``path`` is the absolute path, ``tag`` the name inside
-    the source (or ``@N`` for its N-th image, or ``""``), and ``host`` and ``repository`` are empty.
+    ``transport`` is ``docker`` for registries, with ``host``, ``repository``, ``tag`` (``""`` when only a
+    digest was given) and ``digest`` (None or Digest; with both, the digest decides and the tag is for
+    display). For ``oci``, ``oci-archive`` and ``docker-archive``, ``path`` is the absolute path, ``tag`` the
+    name inside the source (or ``@N`` for its N-th image, or ``""``), and ``host`` and ``repository`` are
+    empty.
     """
 
     __slots__ = ("digest", "host", "path", "repository", "tag", "transport")
@@ -73,7 +74,8 @@ class Reference(Record):
 
     @classmethod
     def parse(cls, text: str, cwd: str = "") -> Reference:
-        """The reference written in ``text``; relative paths are taken from ``cwd`` (default: the current one).
+        """The reference written in ``text``; relative paths are taken from ``cwd`` (default: the current
+        one).
 
         Raises InvalidReferenceError, with a remedy, or InvalidDigestError."""
         if not text:
@@ -85,9 +87,9 @@ class Reference(Record):
             return _parse_local("oci", text, text, cwd)
         if text.startswith("docker://"):
             text = text[9:]
-        elif colon and rest.startswith("//"):
-            _bad_scheme(prefix, rest, text)
-        elif colon and prefix in _FOREIGN and rest.startswith(("/", ".")):
+        elif (colon and rest.startswith("//")) or (
+            colon and prefix in _FOREIGN and rest.startswith(("/", "."))
+        ):
             _bad_scheme(prefix, rest, text)
         return _parse_registry(text)
 

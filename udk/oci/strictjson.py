@@ -1,7 +1,8 @@
 """JSON as a digest-checked document must be read: one meaning for every reader, and bounded cost.
 
-Two readers that see different things in the same signed bytes is how type-confusion attacks work, so whatever the
-JSON specification leaves to the reader (duplicate keys, byte-order marks, NaN, lone surrogates) is refused.
+Two readers that see different things in the same signed bytes is how type-confusion attacks work, so whatever
+the JSON specification leaves to the reader (duplicate keys, byte-order marks, NaN, lone surrogates) is
+refused.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ def _check_depth(data: bytes, what: str) -> None:
 def member(
     obj: dict[str, Any], key: str, kind: type | tuple[type, ...], what: str, default: Any = None
 ) -> Any:
-    """``obj[key]`` if it is of ``kind``; ``default`` if absent or null. Raises InvalidImageError otherwise."""
+    """``obj[key]`` if it is of ``kind``; ``default`` if absent or null. Raises InvalidImageError
+    otherwise."""
     value = obj.get(key)
     if value is None:
         return default

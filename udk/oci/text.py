@@ -4,10 +4,11 @@ from __future__ import annotations
 
 
 def clean(text: object, limit: int = 200) -> str:
-    """``text`` as one printable line of at most ``limit`` characters; what is not printable becomes ``\\xNN``.
+    """``text`` as one printable line of at most ``limit`` characters; what is not printable becomes
+    ``\\xNN``.
 
-    A registry or an image chooses this text, and it ends on a terminal: control characters could move the cursor,
-    set the title or hide the rest of the message."""
+    A registry or an image chooses this text, and it ends on a terminal: control characters could move the
+    cursor, set the title or hide the rest of the message."""
     text = str(text)
     shown = text[:limit]
     if not (shown.isascii() and shown.isprintable()):

@@ -1,1 +1,2 @@
-"""Distribution-spec client: transport, authentication, credentials, mirrors, resumable fetch; a small server."""
+"""Distribution-spec client: transport, authentication, credentials, mirrors, resumable fetch; a small
+server."""

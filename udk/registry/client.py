@@ -1,7 +1,7 @@
 """The distribution-spec client: manifests, blobs and tags of a registry.
 
-``requests`` is imported on first use only. Redirects are followed by our own code and never with credentials to
-another origin; blob bytes are handed on exactly as sent, whatever Content-Encoding claims.
+``requests`` is imported on first use only. Redirects are followed by our own code and never with credentials
+to another origin; blob bytes are handed on exactly as sent, whatever Content-Encoding claims.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class RegistryClient:
 
     def manifest(self, ref: Reference) -> tuple[bytes, str, Digest]:
         """The bytes, media type and digest of what ``ref`` names; verified when ``ref`` has a digest."""
-        with self._get(ref, f"manifests/{ref.selector}", {"Accept": ", ".join(mediatypes.ACCEPTED)}) as answer:
+        with self._get(
+            ref, f"manifests/{ref.selector}", {"Accept": ", ".join(mediatypes.ACCEPTED)}
+        ) as answer:
             data = b"".join(self._chunks(answer, MAX_BYTES))
             media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
         digest = digest_of(data, ref.digest.algorithm if ref.digest else "sha256")
