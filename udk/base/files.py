@@ -25,7 +25,8 @@ def unique() -> str:
 
 
 def fsync(fd: int) -> None:
-    """Flushes a file or directory. Directories of some network file systems cannot be flushed: not an error."""
+    """Flushes a file or directory. Directories of some network file systems cannot be flushed: not an
+    error."""
     try:
         os.fsync(fd)
     except OSError as e:
@@ -51,14 +52,21 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
             done += os.write(fd, view[done:])
 
 
-def atomic_write(path: str, data: bytes, mode: int = 0o644, durable: bool = True, exclusive: bool = False) -> None:
+def atomic_write(
+    path: str,
+    data: bytes,
+    mode: int = 0o644,
+    durable: bool = True,
+    exclusive: bool = False,
+    part_dir: str = "",
+) -> None:
     """Puts ``data`` at ``path`` so that a reader sees the old content or the new, never a part.
 
-    ``durable``: the content is flushed before the rename, the name after it. ``exclusive``: FileExistsError when
-    ``path`` exists already. A kill leaves at most a file ``.<name>.<unique>`` beside it.
-    """
+    ``durable``: the content is flushed before the rename, the name after it. ``exclusive``: FileExistsError
+    when ``path`` exists already. A kill leaves at most a file ``.<name>.<unique>`` in ``part_dir``, a
+    directory on the same file system, by default that of ``path``."""
     head, _, name = path.rpartition("/")
-    part = f"{head or '.'}/.{name[:100]}.{unique()}"
+    part = f"{part_dir or head or '.'}/.{name[:100]}.{unique()}"
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         try:
@@ -100,7 +108,7 @@ def read_file(path: str, limit: int = 64 << 20) -> bytes:
         os.close(fd)
 
 
-class disk_errors:  # noqa: N801 (used as a statement)
+class disk_errors:
     """``with disk_errors(path):`` turns OSError into the store's errors; a full disk keeps its own class."""
 
     __slots__ = ("_path",)

@@ -1,10 +1,10 @@
 """Locks between processes that save work, on which correctness never depends.
 
-A lock is ``flock`` on a small file: a killed holder frees it at once. A holder that is stopped keeps it, so a
-holder shows by a heartbeat (the file's mtime) that it is being scheduled, and a waiter that sees none for
-``patience`` seconds goes on to the next generation of the lock, ``<path>.1``, then ``.2``: it becomes a second
-holder beside the stopped one, and those that wait after it wait for it. What is done under a lock must therefore
-be harmless when done twice; :attr:`Lock.generation` tells the holders apart.
+A lock is ``flock`` on a small file: a killed holder frees it at once. A holder that is stopped keeps it, so
+a holder shows by a heartbeat (the file's mtime) that it is being scheduled, and a waiter that sees none for
+``patience`` seconds goes on to the next generation of the lock, ``<path>.1``, then ``.2``: it becomes a
+second holder beside the stopped one, and those that wait after it wait for it. What is done under a lock
+must therefore be harmless when done twice; :attr:`Lock.generation` tells the holders apart.
 
 Where the file system has no flock (Lustre without ``-o flock``), a file naming its owner stands in for it.
 """
@@ -40,9 +40,9 @@ _pulse: threading.Thread | None = None
 class Lock:
     """An exclusive lock named by the file ``path``, whose directory must exist.
 
-    ``with Lock(path) as lock:`` waits for it. It also excludes the other threads of this process. The file is
-    left in place unless :attr:`remove` is set; whoever opened it before it was removed notices and opens anew.
-    """
+    ``with Lock(path) as lock:`` waits for it. It also excludes the other threads of this process. The file
+    is left in place unless :attr:`remove` is set; whoever opened it before it was removed notices and opens
+    anew."""
 
     def __init__(self, path: str, patience: float = PATIENCE, remove: bool = False) -> None:
         self.path = path
@@ -57,8 +57,8 @@ class Lock:
         return self._fd >= 0
 
     def acquire(self, enough: Callable[[], bool] | None = None) -> bool:
-        """Waits for the lock; True when it is held. ``enough`` is asked now and then, and ends the wait with False
-        when it says that what the lock is wanted for has been done. Raises OSError."""
+        """Waits for the lock; True when it is held. ``enough`` is asked now and then, and ends the wait
+        with False when it says that what the lock is wanted for has been done. Raises OSError."""
         delay, beat, seen = 0.01, -1, time.monotonic()
         while True:
             if self._try():
@@ -73,7 +73,8 @@ class Lock:
                 self.generation += 1
                 beat, seen = -1, now
                 continue
-            # A quarter of a second is nothing beside a download, and 64 waiters polling that often cost no load.
+            # A quarter of a second is nothing beside a download, and 64 waiters polling that often cost no
+            # load.
             time.sleep(delay * (0.75 + random() / 2))
             delay = min(delay * 1.5, 0.25)
 

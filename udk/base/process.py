@@ -1,8 +1,7 @@
 """Who a process is, so that another one, perhaps on another host, can tell whether it still lives.
 
-A pid alone says nothing: it is reused, other pid namespaces have their own, and a store on a network file system
-is used by several hosts. Light: the run path imports this.
-"""
+A pid alone says nothing: it is reused, other pid namespaces have their own, and a store on a network file
+system is used by several hosts. Light: the run path imports this."""
 
 from __future__ import annotations
 
@@ -42,7 +41,8 @@ def host_id() -> str:
 
 
 def start_time(pid: int) -> int:
-    """When process ``pid`` was started, in clock ticks since boot; 0 when it does not exist or is a zombie."""
+    """When process ``pid`` was started, in clock ticks since boot; 0 when it does not exist or is a
+    zombie."""
     stat = _read(f"/proc/{pid}/stat")
     fields = stat[stat.rfind(b")") + 2 :].split()  # the name before may hold spaces and parentheses
     if len(fields) < 20 or fields[0] in (b"Z", b"X"):
@@ -75,8 +75,8 @@ def is_alive(identity: dict[str, Any], age: float, foreign_seconds: float = FORE
 
     ``age`` is the time in seconds since the identity was written. On this host and boot, and in this pid
     namespace, /proc decides; after a reboot of this host it is dead. Any other host's, or another pid
-    namespace's, process counts as alive for ``foreign_seconds``: a job suspended there must not lose its root.
-    """
+    namespace's, process counts as alive for ``foreign_seconds``: a job suspended there must not lose its
+    root."""
     own = own_identity()
     if identity.get("host") != own["host"]:
         return age < foreign_seconds

@@ -1,4 +1,5 @@
-"""Removal of whole trees of files made by anybody: directories without permissions, any depth, hostile names."""
+"""Removal of whole trees of files made by anybody: directories without permissions, any depth, hostile
+names."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ _DEEP = 60  # levels held open at once
 
 
 def remove_tree(path: str) -> None:
-    """Removes ``path``, whatever it is; nothing outside of it is touched, also when someone plants symbolic links
-    meanwhile. A missing ``path`` is fine. What cannot be removed does not keep the rest from going; then the
-    first OSError is raised at the end."""
+    """Removes ``path``, whatever it is; nothing outside of it is touched, also when someone plants symbolic
+    links meanwhile. A missing ``path`` is fine. What cannot be removed does not keep the rest from going;
+    then the first OSError is raised at the end."""
     parent, _, name = path.rstrip("/").rpartition("/")
     top = os.open(parent or ("/" if path.startswith("/") else "."), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     errors: list[OSError] = []
@@ -36,7 +37,8 @@ def remove_tree(path: str) -> None:
 
 
 def _open_dir(parent: int, name: str) -> int:
-    """Opens a directory for listing, giving the owner all rights on it first if need be; never follows a link."""
+    """Opens a directory for listing, giving the owner all rights on it first if need be; never follows a
+    link."""
     try:
         return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     except PermissionError:
@@ -61,7 +63,9 @@ def _unlink(fd: int, name: str, directory: bool) -> None:
         remove(name, dir_fd=fd)
 
 
-def _remove_dir(parent: int, name: str, top: int, base: str, pending: list[str], errors: list[OSError]) -> None:
+def _remove_dir(
+    parent: int, name: str, top: int, base: str, pending: list[str], errors: list[OSError]
+) -> None:
     # An explicit stack of (parent descriptor, name, own descriptor, subdirectories still to do).
     stack: list[tuple[int, str, int, list[str]]] = []
     try:

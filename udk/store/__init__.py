@@ -1,5 +1,6 @@
 """The local store: blobs, references, trees and leases on disk, shared by any number of processes."""
 
-from udk.store.store import Store, StoredImage
+from udk.store.refs import StoredImage
+from udk.store.store import Store
 
 __all__ = ["Store", "StoredImage"]

@@ -1,21 +1,24 @@
-"""The way of a blob into the store: ``ingest/<alg>-<hex>/``, one writer at a time, resumable, verified, renamed.
+"""The way of a blob into the store: ``ingest/<alg>-<hex>/``, one writer at a time, resumable, verified,
+renamed.
 
-``data`` is the partial download, ``lock`` what its writer holds, ``meta.json`` says what it is. A writer that was
-killed frees the lock and leaves the partial; the next one hashes what is there and asks for the rest. What has
-been written is in the page cache and survives SIGKILL; it is flushed to disk once, before the rename that makes
-it a blob. A second writer beside a stopped one (see :mod:`udk.base.locks`) works on its own copy, ``data.1``.
-"""
+``data`` is the partial download, ``lock`` what its writer holds, ``meta.json`` says what it is. A writer
+that was killed frees the lock and leaves the partial; the next one hashes what is there and asks for the
+rest. What has been written is in the page cache and survives SIGKILL; it is flushed to disk once, before
+the rename that makes it a blob. A second writer beside a stopped one (see :mod:`udk.base.locks`) works on
+its own copy, ``data.1``."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
+from errno import EIO
 from typing import TYPE_CHECKING
 
 from udk.base import jsonlite
 from udk.base.files import atomic_write, fsync, store_error, write_all
 from udk.base.locks import PATIENCE, Lock
-from udk.base.verify import CHUNK, VerifiedReader
+from udk.base.verified import VerifiedReader
 from udk.errors import IntegrityError
 
 if TYPE_CHECKING:
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from udk.store.store import Store
+
+
+CHUNK = 1 << 20
 
 
 class Ingest:
@@ -37,7 +43,9 @@ class Ingest:
     After it ``ingest.done`` is true, or an error was raised and the partial is kept for the next attempt.
     """
 
-    def __init__(self, root: str, digest: str, size: int, reference: str = "", patience: float = PATIENCE) -> None:
+    def __init__(
+        self, root: str, digest: str, size: int, reference: str = "", patience: float = PATIENCE
+    ) -> None:
         algorithm, _, encoded = digest.partition(":")
         self.digest = digest
         self.size = size
@@ -103,11 +111,10 @@ class Ingest:
     ) -> None:
         """Gets the rest of the blob from ``fetch(offset)`` and commits it.
 
-        ``fetch`` gives the chunks from ``offset`` on; where the source could not begin there, the iterable has an
-        attribute ``offset`` saying where it does begin (0). ``progress`` is told the number of bytes present after
-        each chunk. A partial whose continuation fails its digest is thrown away and fetched afresh, once.
-        Raises IntegrityError, StoreError, DiskFullError and what ``fetch`` raises.
-        """
+        ``fetch`` gives the chunks from ``offset`` on; where the source could not begin there, the iterable
+        has an attribute ``offset`` saying where it does begin (0). ``progress`` is told the number of bytes
+        present after each chunk. A partial whose continuation fails its digest is thrown away and fetched
+        afresh, once. Raises IntegrityError, StoreError, DiskFullError and what ``fetch`` raises."""
         try:
             fd = self._open()
         except OSError as e:
@@ -133,7 +140,8 @@ class Ingest:
             if self._lock.generation and not os.fstat(fd).st_size:
                 _copy(f"{self.path}/data", fd)
             meta = {
-                "digest": self.digest, "size": self.size, "reference": self._reference, "started": time.time(),
+                "digest": self.digest, "size": self.size, "reference": self._reference,
+                "started": time.time(),
             }  # fmt: skip
             atomic_write(f"{self.path}/meta.json", jsonlite.dumps(meta).encode(), durable=False)
         except BaseException:
@@ -145,46 +153,43 @@ class Ingest:
         self, fd: int, fetch: Callable[[int], Iterable[bytes]], progress: Callable[[int], None] | None
     ) -> bool | None:
         """None when the blob is complete and right; else whether a part of the wrong one was there before."""
-        reader = self._reader()
+        hasher = hashlib.new(self._algorithm)
         try:
             offset = os.fstat(fd).st_size
             if offset > self.size:
                 offset = 0
                 os.ftruncate(fd, 0)
-            elif offset:
-                offset = reader.feed_file(fd, offset)
+            _hash_file(fd, offset, hasher)
             os.lseek(fd, offset, os.SEEK_SET)
         except OSError as e:
             raise store_error(e, self.data) from e
         resumed = offset > 0
         if progress:
             progress(offset)
+        stream: Iterable[bytes] = ()
+        if offset < self.size or not offset:
+            stream = fetch(offset)
+            if offset and getattr(stream, "offset", offset) != offset:
+                offset, resumed, hasher = 0, False, hashlib.new(self._algorithm)
+                os.lseek(fd, 0, os.SEEK_SET)
+                os.ftruncate(fd, 0)
+        reader = VerifiedReader(
+            stream, self._algorithm, self._encoded, self.size, f"blob {self.digest}",
+            hasher=hasher if offset else None, offset=offset,
+        )  # fmt: skip
         try:
-            if offset < self.size or not self.size:
-                stream = fetch(offset)
-                if offset and getattr(stream, "offset", offset) != offset:
-                    offset, resumed = 0, False
-                    reader = self._reader()
-                    os.lseek(fd, 0, os.SEEK_SET)
-                    os.ftruncate(fd, 0)
-                for chunk in stream:
-                    reader.feed(chunk)
-                    try:
-                        write_all(fd, chunk)
-                    except OSError as e:
-                        raise store_error(e, self.data) from e
-                    self.fetched += len(chunk)
-                    offset += len(chunk)
-                    if progress:
-                        progress(offset)
-            reader.finish()
+            for chunk in reader:
+                try:
+                    write_all(fd, chunk)
+                except OSError as e:
+                    raise store_error(e, self.data) from e
+                self.fetched += len(chunk)
+                if progress:
+                    progress(reader.position)
         except IntegrityError as e:
             self._broken = e
             return resumed
         return None
-
-    def _reader(self) -> VerifiedReader:
-        return VerifiedReader(self._algorithm, self._encoded, self.size)
 
     def _commit(self, fd: int) -> None:
         try:
@@ -197,6 +202,16 @@ class Ingest:
                 os.rename(self.data, self.final)
         except OSError as e:
             raise store_error(e, self.final) from e
+
+
+def _hash_file(fd: int, size: int, hasher: hashlib._Hash) -> None:
+    done = 0
+    while done < size:
+        data = os.pread(fd, min(CHUNK, size - done), done)
+        if not data:
+            raise OSError(EIO, "the partial download became shorter while it was read")
+        hasher.update(data)
+        done += len(data)
 
 
 def _copy(source: str, target: int) -> None:
@@ -218,14 +233,13 @@ def _copy(source: str, target: int) -> None:
 def put_blob(store: Store, digest: str, data: bytes) -> None:
     """Stores ``data`` under ``digest``. Raises IntegrityError, StoreError."""
     algorithm, _, encoded = digest.partition(":")
-    reader = VerifiedReader(algorithm, encoded, len(data))
-    reader.feed(data)
-    reader.finish()
+    for _ in VerifiedReader((data,), algorithm, encoded, len(data), f"blob {digest}"):
+        pass
     path = store.blob_path(digest)
     if store.has_blob(digest, len(data)):
         return
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        atomic_write(path, data, mode=0o444)
+        atomic_write(path, data, mode=0o444, part_dir=f"{store.path}/staging")
     except OSError as e:
         raise store_error(e, path) from e

@@ -35,7 +35,9 @@ def write_index(store: Store) -> None:
                 return
         except OSError:
             pass
-        atomic_write(path, data, durable=False)  # derived: whatever a crash leaves of it is made anew
+        atomic_write(
+            path, data, durable=False, part_dir=f"{store.path}/staging"
+        )  # derived: whatever a crash leaves of it is made anew
 
 
 def make_index(store: Store) -> bytes:
@@ -45,8 +47,8 @@ def make_index(store: Store) -> bytes:
     for path in all_ref_files(store.path):
         try:
             image = read_ref(store.path, path)
-            descriptor = image and _descriptor(store, image)
-        except Exception:  # noqa: BLE001 (fsck names what is damaged; the view leaves it out)
+            descriptor = _descriptor(store, image) if image else None
+        except Exception:
             continue
         if image is None or descriptor is None:
             continue
@@ -54,7 +56,11 @@ def make_index(store: Store) -> bytes:
             if os.path.basename(path) != own:
                 name += "+" + image.platform.replace("/", "-")
             manifests[name] = {**descriptor, "annotations": {REF_NAME: name}}
-    index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [manifests[n] for n in sorted(manifests)]}
+    index = {
+        "schemaVersion": 2,
+        "mediaType": INDEX_TYPE,
+        "manifests": [manifests[n] for n in sorted(manifests)],
+    }
     return (json.dumps(index, indent=1) + "\n").encode()
 
 

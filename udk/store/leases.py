@@ -1,9 +1,9 @@
 """Leases: who uses what. A file per use, judged by whether the process that wrote it still lives.
 
-A tree may be taken into use while a collector is about to remove it. Both write before they look: the user its
-lease, then it looks for the collector's mark (a lease of kind ``condemn``) and for the tree; the collector its
-mark, then it looks for leases. So one of them always sees the other; the collector gives way. On the run path.
-"""
+A tree may be taken into use while a collector is about to remove it. Both write before they look: the user
+its lease, then it looks for the collector's mark (a lease of kind ``condemn``) and for the tree; the
+collector its mark, then it looks for leases. So one of them always sees the other; the collector gives way.
+On the run path."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _UNREADABLE_SECONDS = 3600.0  # a lease cut short by a kill between creation and
 
 
 class Lease:
-    """One lease; ``path`` is its file (``""`` in a store that cannot be written, where nothing is ever removed).
+    """One lease; ``path`` is its file (``""`` in a store that cannot be written, where nothing is ever
+    removed).
 
     It lasts until :meth:`release`, or until the process dies. Leaving it to exec keeps it: the guard removes
     ``path`` in the end."""

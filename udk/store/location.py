@@ -101,9 +101,12 @@ def make_private(path: str) -> None:
 
 
 def check_owner(path: str) -> None:
-    """Refuses a directory in a place that everybody can write unless it is the caller's alone. Raises StoreError."""
+    """Refuses a directory in a place that everybody can write unless it is the caller's alone. Raises
+    StoreError."""
     s = os.lstat(path)
     if (s.st_mode & 0o170000) != 0o040000 or s.st_uid != os.geteuid():
-        raise StoreError(f"{path} belongs to someone else", "remove it, or set UDK_HOME to a directory of yours")
+        raise StoreError(
+            f"{path} belongs to someone else", "remove it, or set UDK_HOME to a directory of yours"
+        )
     if s.st_mode & 0o077:
         raise StoreError(f"{path} can be used by others (mode {s.st_mode & 0o777:04o})", f"chmod 700 {path}")

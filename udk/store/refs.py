@@ -6,9 +6,8 @@
     refs/localhost:5000/a/b/@sha256:<hex>/linux-arm64.json
     refs/_local/<the reference, percent-escaped, 200 bytes a level>/linux-amd64.json
 
-Neither ``:`` nor ``@`` nor ``_`` can begin a repository component or a host, so no two references collide. A name
-with both tag and digest is filed under its digest, which is what decides. On the run path.
-"""
+Neither ``:`` nor ``@`` nor ``_`` can begin a repository component or a host, so no two references collide.
+A name with both tag and digest is filed under its digest, which is what decides. On the run path."""
 
 from __future__ import annotations
 
@@ -30,25 +29,25 @@ _LEVEL = 200
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:")
 # What `uname -m` says -> the architecture in the image model (Go's names).
 _MACHINES = {
-    "x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64", "armv7l": "arm", "armv6l": "arm",
-    "armv8l": "arm", "i386": "386", "i486": "386", "i586": "386", "i686": "386", "ppc64le": "ppc64le",
-    "s390x": "s390x", "riscv64": "riscv64", "loongarch64": "loong64",
+    "x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64", "armv7l": "arm",
+    "armv6l": "arm", "armv8l": "arm", "i386": "386", "i486": "386", "i586": "386", "i686": "386",
+    "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64", "loongarch64": "loong64",
 }  # fmt: skip
 
 
 class StoredImage:
     """One image in a store.
 
-    ``root`` is the store's directory, ``reference`` the canonical reference it was stored under, ``platform``
-    what was asked for (``linux/amd64``), ``digest`` that of the image manifest, ``top_digest`` that of what the
-    registry had under the name (an index, or the manifest itself), ``config_digest`` the image ID, ``tree`` the
-    key of its tree, ``size`` the bytes of config and layers as stored, ``pulled`` a Unix time. ``variant`` is the
-    platform variant that the image was built for, where its index told one.
+    ``root`` is the store's directory, ``reference`` the canonical reference it was stored under,
+    ``platform`` what was asked for (``linux/amd64``), ``digest`` that of the image manifest, ``top_digest``
+    that of what the registry had under the name (an index, or the manifest itself), ``config_digest`` the
+    image ID, ``tree`` the key of its tree, ``size`` the bytes of config and layers as stored, ``pulled`` a
+    Unix time. ``variant`` is the platform variant that the image was built for, where its index told one.
     """
 
     __slots__ = (
-        "config_digest", "digest", "familiar", "media_type", "path", "platform", "pulled", "reference", "root",
-        "size", "top_digest", "top_media_type", "tree", "variant",
+        "config_digest", "digest", "familiar", "media_type", "path", "platform", "pulled", "reference",
+        "root", "size", "top_digest", "top_media_type", "tree", "variant",
     )  # fmt: skip
     config_digest: str
     digest: str
@@ -135,11 +134,11 @@ def write_ref(image: StoredImage) -> None:
     for _ in range(10):
         try:
             os.makedirs(os.path.dirname(image.path), exist_ok=True)
-            atomic_write(image.path, raw.encode())
+            atomic_write(image.path, raw.encode(), part_dir=f"{image.root}/staging")
             return
         except FileNotFoundError:
             continue  # a removal took the empty directory away in between
-    atomic_write(image.path, raw.encode())
+    atomic_write(image.path, raw.encode(), part_dir=f"{image.root}/staging")
 
 
 def remove_ref(root: str, path: str) -> bool:

@@ -12,7 +12,7 @@ from errno import EACCES, EEXIST, ENOTEMPTY, EPERM, EROFS
 
 from udk.base import jsonlite
 from udk.base.files import atomic_write, fsync_dir, read_file, store_error, unique
-from udk.errors import CorruptStoreError, InUseError, StoreError
+from udk.errors import CorruptStoreError, InUseError, StoreError, UsageError
 from udk.store import leases
 from udk.store.leases import Lease
 from udk.store.location import locate, make_private
@@ -31,14 +31,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from udk.oci.descriptor import Descriptor
     from udk.oci.digest import Digest
-    from udk.oci.manifest import Descriptor
     from udk.oci.reference import Reference
     from udk.store.ingest import Ingest
 
 VERSION_LINE = b"udk-store 1\n"
 TREE_FORMAT = 1
-DIRECTORIES = ("oci/blobs/sha256", "refs", "trees", "containers", "ingest", "leases", "locks", "staging", "trash")
+DIRECTORIES = (
+    "oci/blobs/sha256",
+    "refs",
+    "trees",
+    "containers",
+    "ingest",
+    "leases",
+    "locks",
+    "staging",
+    "trash",
+)
 _CONDEMNED_SECONDS = 10.0
 _READ_ONLY = (EROFS, EACCES, EPERM)
 
@@ -55,7 +65,8 @@ class Store:
 
     @classmethod
     def open(cls, path: str | None = None, others: Sequence[str] = ()) -> Store:
-        """The caller's store (:func:`udk.store.location.locate`), or the one at ``path``; made if it is not there.
+        """The caller's store (:func:`udk.store.location.locate`), or the one at ``path``; made if it is not
+        there.
 
         ``others`` are the paths of read-only stores; one that is missing is left out. Raises StoreError,
         ConfigError."""
@@ -84,7 +95,9 @@ class Store:
     def _create(self) -> None:
         try:
             make_private(self.path)
-            if any(name not in DIRECTORIES and name != "oci" for name in os.listdir(self.path) if name[0] != "."):
+            if any(
+                name not in DIRECTORIES and name != "oci" for name in os.listdir(self.path) if name[0] != "."
+            ):
                 raise StoreError(
                     f"{self.path} is not empty and not a store", "set UDK_HOME to an empty or a new directory"
                 )
@@ -163,8 +176,8 @@ class Store:
         return f"{top}/rootfs", record if os.path.exists(record) else ""
 
     def set_ref(self, reference: Reference, image: StoredImage) -> StoredImage:
-        """Files ``image`` under ``reference`` in this store (pull, tag); returns it as stored. The image's blobs
-        and tree must be there. Raises StoreError."""
+        """Files ``image`` under ``reference`` in this store (pull, tag); returns it as stored. The image's
+        blobs and tree must be there. Raises StoreError."""
         name = os.path.basename(image.path)
         fields = {slot: getattr(image, slot) for slot in StoredImage.__slots__}
         fields.update(
@@ -182,8 +195,8 @@ class Store:
         return made
 
     def remove_ref(self, image: StoredImage) -> bool:
-        """Forgets the name of ``image``; its content goes with the next :meth:`gc`. False when it was not there.
-        Raises StoreError."""
+        """Forgets the name of ``image``; its content goes with the next :meth:`gc`. False when it was not
+        there. Raises StoreError."""
         if image.root != self.path:
             raise StoreError(f"{image.familiar} is in the read-only store {image.root}")
         try:
@@ -261,7 +274,8 @@ class Store:
         return os.path.exists(f"{self.path}/trees/{key}/tree.json")
 
     def staging(self, purpose: str) -> tuple[str, Lease]:
-        """A new empty directory on the store's file system, and the lease that keeps it. Raises StoreError."""
+        """A new empty directory on the store's file system, and the lease that keeps it. Raises
+        StoreError."""
         name = f"{purpose}.{unique()}"
         lease = self.lease("staging", name)
         path = f"{self.path}/staging/{name}"
@@ -273,8 +287,8 @@ class Store:
         return path, lease
 
     def publish_tree(self, key: str, staging: str) -> None:
-        """Makes the finished directory ``staging`` (rootfs, record, tree.json) the tree ``key``. If another process
-        was faster, its tree stays and ``staging`` is removed. Raises StoreError."""
+        """Makes the finished directory ``staging`` (rootfs, record, tree.json) the tree ``key``. If another
+        process was faster, its tree stays and ``staging`` is removed. Raises StoreError."""
         final = f"{self.path}/trees/{key}"
         try:
             if not os.path.exists(f"{staging}/tree.json"):
@@ -312,9 +326,10 @@ def _variant_runs(image: StoredImage) -> bool:
     """Whether an image chosen for another machine of the same architecture runs on this one too."""
     if image.variant in ("v1", "v8"):  # the baselines of amd64 and arm64
         return True
-    from udk.oci.platform import Platform
+    from udk.oci.platform import Platform, host_variant
 
     try:
-        return bool(Platform.host().runs(Platform.parse(f"{image.platform}/{image.variant}")))
-    except (AttributeError, ValueError):
-        return True
+        built_for = Platform.parse(f"{image.platform}/{image.variant}")
+    except UsageError:
+        return False
+    return Platform.host().rank(built_for, host_variant(built_for.architecture)) >= 0

@@ -1,7 +1,7 @@
 """Removal in two steps: a rename into ``trash/`` takes a thing out of the way at once, and then it goes.
 
-An entry's name says when it came and from when on it may be deleted: ``<time>-<keep seconds>-<unique>-<name>``.
-"""
+An entry's name says when it came and from when on it may be deleted: ``<time>-<keep
+seconds>-<unique>-<name>``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from udk.base.remove import remove_tree
 
 
 def to_trash(root: str, path: str, keep: float = 0.0) -> str:
-    """Moves ``path`` into the trash of the store ``root``; returns where it is there, ``""`` when it was gone.
+    """Moves ``path`` into the trash of the store ``root``; returns where it is there, ``""`` when it was
+    gone.
 
     ``keep`` is for how many seconds it stays at least. Raises StoreError."""
     name = os.path.basename(path)[:100]
