@@ -1,0 +1,1 @@
+"""Tar streams to trees: parser, decompressors, extractor, whiteouts and the ownership record."""

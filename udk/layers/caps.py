@@ -1,0 +1,80 @@
+"""Bounds on what an image may ask for while it is unpacked, and the wording of refusals."""
+
+from __future__ import annotations
+
+from udk.errors import DiskFullError, LayerError, StoreError
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+PATH_MAX = 4095  # bytes of a path, without the NUL
+NAME_MAX = 255
+U32_MAX = 0xFFFFFFFF
+
+
+class Caps:
+    """Limits against bombs; every one can be raised by the caller.
+
+    ``entries``: entries of all layers of a tree. ``bytes``: bytes of all layers of a tree, uncompressed,
+    and apparent bytes of its files. ``ratio``: uncompressed to compressed, enforced per layer beyond
+    ``ratio_floor`` uncompressed bytes. ``header_bytes``: extended headers (PAX, GNU long names, sparse
+    maps) of one entry. ``xattr_bytes``: names and values of one entry's extended attributes.
+    ``window_bytes``: memory that a decompressor may take for its window.
+    """
+
+    __slots__ = ("bytes", "entries", "header_bytes", "ratio", "ratio_floor", "window_bytes", "xattr_bytes")
+
+    def __init__(
+        self,
+        *,
+        entries: int = 1_900_000,
+        bytes: int = 256 * GIB,
+        ratio: int = 200,
+        ratio_floor: int = GIB,
+        header_bytes: int = MIB,
+        xattr_bytes: int = 256 * 1024,
+        window_bytes: int = 64 * MIB,
+    ) -> None:
+        self.entries = entries
+        self.bytes = bytes
+        self.ratio = ratio
+        self.ratio_floor = ratio_floor
+        self.header_bytes = header_bytes
+        self.xattr_bytes = xattr_bytes
+        self.window_bytes = window_bytes
+
+
+def show(name: bytes) -> str:
+    """A name from a layer, safe to print on a terminal in one line: escaped and at most about 200
+    characters."""
+    if len(name) > 200:
+        return show(name[:150]) + "..." + show(name[-40:])
+    text = name.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def refusal(what: str) -> LayerError:
+    return LayerError(
+        what, "the layer is damaged or hostile: rebuild the image or pull it from a trusted source"
+    )
+
+
+def over_cap(what: str, cap: str) -> LayerError:
+    return LayerError(what, f"raise the limit {cap} if you trust this image")
+
+
+def disk_error(e: OSError, what: str) -> StoreError | LayerError:
+    """What an OSError met while writing a tree means for the user."""
+    import errno
+
+    if e.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DiskFullError(f"no space left while writing {what}", "free some space or use another UDK_HOME")
+    if e.errno == errno.EFBIG:
+        return StoreError(
+            f"{what} is larger than this file system or `ulimit -f` allows", "use another UDK_HOME"
+        )
+    if e.errno == errno.EMFILE:
+        return StoreError("too many open files", "raise `ulimit -n`")
+    if e.errno == errno.ENAMETOOLONG:
+        return refusal(f"the name {what} is too long for this file system")
+    return StoreError(f"cannot write {what}: {e.strerror}", "check the file system that holds the store")
