@@ -1,7 +1,7 @@
 """Builds the C programs of ``csrc/`` into ``udk/_native/``; everything else is in pyproject.toml.
 
-The programs are freestanding (no libc), so that one build serves glibc and musl hosts and guests alike and gcc
-with the kernel's headers is all that is needed.
+The programs are freestanding (no libc), so that one build serves glibc and musl hosts and guests alike and
+gcc with the kernel's headers is all that is needed.
 """
 
 from __future__ import annotations
@@ -88,6 +88,18 @@ class NativeDistribution(Distribution):
         return True  # the wheel is for one architecture
 
 
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # setuptools before 70.1
+    from wheel.bdist_wheel import bdist_wheel  # type: ignore[no-redef]
+
+
+class Wheel(bdist_wheel):
+    def get_tag(self) -> tuple[str, str, str]:
+        """One wheel serves every Python 3: what is native are programs, not extension modules."""
+        return ("py3", "none", super().get_tag()[2])
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["native"]:
         build_native()
@@ -96,5 +108,6 @@ if __name__ == "__main__":
             distclass=NativeDistribution,
             cmdclass={
                 "build_native": BuildNative, "build": Build, "build_py": BuildPy, "develop": Develop,
+                "bdist_wheel": Wheel,
             },
         )  # fmt: skip
