@@ -1,8 +1,9 @@
 """JSON for the run path: what :mod:`json` does, without importing it.
 
-``import json`` pulls in ``re`` and with it half of the interpreter's own start-up time again. The C accelerator
-that does json's work needs neither, so it is driven directly here; where it is missing or has another shape (it is
-an implementation detail of CPython), the standard library takes over and only speed is lost.
+``import json`` pulls in ``re`` and with it half of the interpreter's own start-up time again. The C
+accelerator that does json's work needs neither, so it is driven directly here; where it is missing or has
+another shape (it is an implementation detail of CPython), the standard library takes over and only speed is
+lost.
 """
 
 from __future__ import annotations

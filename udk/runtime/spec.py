@@ -4,8 +4,8 @@ The command line, the image's config and the site's configuration are resolved i
 :mod:`udk.runtime.resolve`; engines read nothing else. ``udk run --dry-run`` prints it. The JSON is versioned:
 a change of meaning raises :data:`VERSION`, and a stored spec of an older version is migrated or refused.
 
-Strings that come from the system (paths, arguments, environment) use Python's ``surrogateescape``, so that any
-byte sequence survives. Dataclasses are avoided on purpose: importing them costs a fifth of a container's
+Strings that come from the system (paths, arguments, environment) use Python's ``surrogateescape``, so that
+any byte sequence survives. Dataclasses are avoided on purpose: importing them costs a fifth of a container's
 start.
 """
 
@@ -156,8 +156,8 @@ class RunSpec(Value):
 
     __slots__ = (
         "argv", "cleanup", "confine", "container", "cookie", "cvmfs", "cwd", "devices", "engine", "env",
-        "hostname", "identity", "image", "limits", "mounts", "name", "network", "pid", "root", "stats", "stdin",
-        "stop_signal", "tty", "version",
+        "hostname", "identity", "image", "limits", "mounts", "name", "network", "pid", "root", "stats",
+        "stdin", "stop_signal", "tty", "version",
     )  # fmt: skip
     FIELDS = {
         "version": VERSION,
