@@ -221,7 +221,11 @@ class RunSpec(Value):
     @classmethod
     def from_json(cls, text: str) -> RunSpec:
         """The spec that :meth:`to_json` wrote. Raises ValueError for another version or shape."""
-        data = jsonlite.loads(text)
+        return cls.from_dict(jsonlite.loads(text))
+
+    @classmethod
+    def from_dict(cls, data: Any) -> RunSpec:
+        """The spec that :meth:`as_dict` gave. Raises ValueError for another version or shape."""
         if not isinstance(data, dict) or data.get("version") != VERSION:
             raise ValueError("not a RunSpec of version 1")
         try:

@@ -1,0 +1,203 @@
+"""The entry point: splits global options from the verb, parses by the table, dispatches, and prints errors.
+
+Everything that `udk run` of a cached image does not need is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from udk.cli import table
+from udk.cli.parse import parse
+from udk.errors import EXIT_UDK, UdkError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+EXIT_SIGINT = 130
+EXIT_SIGPIPE = 141
+
+
+class Context:
+    """What every verb gets: the global options and its own, and the words that are none."""
+
+    __slots__ = ("globals", "options", "verb", "words")
+
+    def __init__(self, verb: str, global_options: dict[str, Any], options: dict[str, Any], words: list[str]) -> None:
+        self.verb = verb
+        self.globals = global_options
+        self.options = options
+        self.words = words
+
+    @property
+    def quiet(self) -> bool:
+        return bool(self.globals.get("quiet") or self.options.get("quiet"))
+
+    def store(self) -> Any:
+        """The caller's store (:class:`udk.store.Store`)."""
+        from udk.store.store import Store
+
+        return Store.open(self.globals.get("store"))
+
+    def exactly(self, least: int, most: int | None = None) -> list[str]:
+        """The words, of which there must be ``least`` to ``most`` (None: any number more). Raises UsageError."""
+        if len(self.words) < least or (most is not None and len(self.words) > most):
+            usage = table.VERBS[self.verb][0]
+            what = "too few" if len(self.words) < least else "too many"
+            raise UsageError(f"{what} arguments", f"usage: udk {self.verb} [OPTIONS] {usage}".rstrip())
+        return self.words
+
+
+def split(argv: list[str]) -> Context | str:
+    """The parsed command line, or the text that ``--version`` and the like print. Raises UsageError."""
+    global_options, words = parse(table.GLOBAL, argv, interspersed=False)
+    if global_options.get("version"):
+        return version()
+    verb = words[0] if words else "help"
+    if global_options.get("help"):
+        return Context("help", global_options, {}, words[:1]) if words else Context("help", {}, {}, [])
+    row = table.VERBS.get(verb)
+    if row is None:
+        raise _no_such_verb(verb)
+    options, rest = parse((*row[2], *table.HELP), words[1:], row[3], f"udk {verb}")
+    if options.get("help"):
+        return Context("help", global_options, {}, [verb])
+    return Context(verb, global_options, options, rest)
+
+
+def version() -> str:
+    from udk import __version__
+
+    return f"udk version {__version__}"
+
+
+def _no_such_verb(verb: str) -> UsageError:
+    from difflib import get_close_matches
+
+    near = get_close_matches(verb, list(table.VERBS), 2)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see `udk help`"
+    return UsageError(f"no such command: {verb}", hint)
+
+
+def dispatch(context: Context) -> int:
+    """Runs the verb; its exit status."""
+    verb = context.verb
+    if verb in ("run", "create", "start", "exec"):
+        from udk.cli import run as module
+    elif verb in ("images", "tags", "tag", "rmi", "pull"):
+        from udk.cli import image as module  # type: ignore[no-redef]
+    elif verb in ("ps", "rm", "inspect"):
+        from udk.cli import container as module  # type: ignore[no-redef]
+    elif verb in ("login", "logout"):
+        from udk.cli import login as module  # type: ignore[no-redef]
+    elif verb in ("help", "completion"):
+        from udk.cli import help as module  # type: ignore[no-redef]
+    else:
+        from udk.cli import system as module  # type: ignore[no-redef]
+    status = getattr(module, verb)(context)
+    return status if isinstance(status, int) else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``udk``: parses ``argv`` (default: the process's), runs the verb, prints errors; the exit status."""
+    args = sys.argv[1:] if argv is None else argv
+    if "_UDK_COMPLETE" in os.environ:
+        from udk.cli.help import complete
+
+        return complete()
+    debug = bool(os.environ.get("UDK_DEBUG"))
+    try:
+        context = split(args)
+        if isinstance(context, str):
+            print(context)
+            return _flush()
+        if context.globals.get("debug"):
+            os.environ["UDK_DEBUG"] = "1"
+            debug = True
+        status = dispatch(context)
+        return _flush() or status
+    except KeyboardInterrupt:
+        return _die_of(2)
+    except BrokenPipeError:
+        return _broken_pipe()
+    except UdkError as e:
+        if debug:
+            _traceback()
+        return fail(str(e), e.status)
+    except Exception as e:
+        # A failing import or a bug of ours: users get one line all the same.
+        if debug:
+            _traceback()
+            return EXIT_UDK
+        return fail(
+            f"internal error: {type(e).__name__}: {e}",
+            EXIT_UDK,
+            "set UDK_DEBUG=1 to see where, and report it",
+        )
+
+
+def fail(message: str, status: int, remedy: str = "") -> int:
+    """Prints the one line of an error; ``status``."""
+    line = " ".join(f"{message}; {remedy}".split() if remedy else message.split())
+    text = f"udk: error: {line}\n".encode("utf-8", "backslashreplace")
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        pass
+    try:
+        os.write(2, text)
+    except OSError:
+        pass
+    return status
+
+
+def _flush() -> int:
+    """Writes out what was printed, so that a full disk or a closed pipe is noticed while there is a way to say so."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        return _broken_pipe()
+    except OSError as e:
+        return fail(f"stdout: {e.strerror}", EXIT_UDK)
+
+
+def _broken_pipe() -> int:
+    """The reader of our output went away: not an error worth a line. What is buffered goes nowhere."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError:
+        pass
+    return EXIT_SIGPIPE
+
+
+def _die_of(number: int) -> int:
+    """Ends this process by the signal itself, so that a shell loop around it stops too."""
+    import signal
+
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        pass
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number
+
+
+def _traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
+def console() -> NoReturn:
+    """The console script: :func:`main`, without the interpreter's own clean-up, which costs as much as it saves."""
+    status = main()
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass
+    os._exit(status)
