@@ -16,8 +16,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-EXIT_SIGINT = 130
 EXIT_SIGPIPE = 141
+
+# verb -> module of this package with a function of the verb's name; the rest is in `system`
+MODULES = {
+    "run": "run", "create": "run", "start": "run", "exec": "run",
+    "images": "image", "tags": "image", "tag": "image", "rmi": "image", "pull": "image",
+    "ps": "container", "rm": "container", "inspect": "container",
+    "login": "login", "logout": "login", "help": "help", "completion": "help",
+}  # fmt: skip
 
 
 class Context:
@@ -25,7 +32,9 @@ class Context:
 
     __slots__ = ("globals", "options", "verb", "words")
 
-    def __init__(self, verb: str, global_options: dict[str, Any], options: dict[str, Any], words: list[str]) -> None:
+    def __init__(
+        self, verb: str, global_options: dict[str, Any], options: dict[str, Any], words: list[str]
+    ) -> None:
         self.verb = verb
         self.globals = global_options
         self.options = options
@@ -42,7 +51,8 @@ class Context:
         return Store.open(self.globals.get("store"))
 
     def exactly(self, least: int, most: int | None = None) -> list[str]:
-        """The words, of which there must be ``least`` to ``most`` (None: any number more). Raises UsageError."""
+        """The words, of which there must be ``least`` to ``most`` (None: any number more). Raises
+        UsageError."""
         if len(self.words) < least or (most is not None and len(self.words) > most):
             usage = table.VERBS[self.verb][0]
             what = "too few" if len(self.words) < least else "too many"
@@ -61,10 +71,18 @@ def split(argv: list[str]) -> Context | str:
     row = table.VERBS.get(verb)
     if row is None:
         raise _no_such_verb(verb)
-    options, rest = parse((*row[2], *table.HELP), words[1:], row[3], f"udk {verb}")
+    if verb == "cvmfs":
+        return Context(verb, global_options, {}, words[1:])
+    options, rest = parse((*row[2], *help_row(row[2])), words[1:], row[3], f"udk {verb}")
     if options.get("help"):
         return Context("help", global_options, {}, [verb])
     return Context(verb, global_options, options, rest)
+
+
+def help_row(rows: tuple[tuple[str, str, str, str], ...]) -> tuple[tuple[str, str, str, str], ...]:
+    """The row for ``--help``; ``-h`` only where it does not mean docker's ``--hostname``."""
+    taken = any(row[0] == "--hostname -h" for row in rows)
+    return (("--help" if taken else "-h --help", "flag", "", ""),)
 
 
 def version() -> str:
@@ -84,18 +102,7 @@ def _no_such_verb(verb: str) -> UsageError:
 def dispatch(context: Context) -> int:
     """Runs the verb; its exit status."""
     verb = context.verb
-    if verb in ("run", "create", "start", "exec"):
-        from udk.cli import run as module
-    elif verb in ("images", "tags", "tag", "rmi", "pull"):
-        from udk.cli import image as module  # type: ignore[no-redef]
-    elif verb in ("ps", "rm", "inspect"):
-        from udk.cli import container as module  # type: ignore[no-redef]
-    elif verb in ("login", "logout"):
-        from udk.cli import login as module  # type: ignore[no-redef]
-    elif verb in ("help", "completion"):
-        from udk.cli import help as module  # type: ignore[no-redef]
-    else:
-        from udk.cli import system as module  # type: ignore[no-redef]
+    module = __import__("udk.cli." + MODULES.get(verb, "system"), fromlist=[verb])
     status = getattr(module, verb)(context)
     return status if isinstance(status, int) else 0
 
@@ -154,7 +161,8 @@ def fail(message: str, status: int, remedy: str = "") -> int:
 
 
 def _flush() -> int:
-    """Writes out what was printed, so that a full disk or a closed pipe is noticed while there is a way to say so."""
+    """Writes out what was printed, so that a full disk or a closed pipe is noticed while there is a way to
+    say so."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -194,7 +202,8 @@ def _traceback() -> None:
 
 
 def console() -> NoReturn:
-    """The console script: :func:`main`, without the interpreter's own clean-up, which costs as much as it saves."""
+    """The console script: :func:`main`, without the interpreter's own clean-up, which costs as much as it
+    saves."""
     status = main()
     try:
         sys.stderr.flush()

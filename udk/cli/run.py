@@ -11,7 +11,8 @@ from udk.runtime.resolve import check_options
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udk.cli.main import Context
-    from udk.store.store import Store, StoredImage
+    from udk.store.refs import StoredImage
+    from udk.store.store import Store
 
 
 def run(context: Context) -> None:
@@ -51,7 +52,7 @@ def start(context: Context) -> None:
     launch.start(store, Containers(store).find(name))
 
 
-def exec(context: Context) -> None:  # noqa: A001 (named as the verb)
+def exec(context: Context) -> None:
     """``udk exec CONTAINER COMMAND...``."""
     words = context.exactly(2)
     store = context.store()
@@ -77,7 +78,9 @@ def find_image(context: Context, store: Store, name: str) -> StoredImage:
         if image is not None:
             return image
         if policy == "never":
-            raise NotFoundError(f"{reference.familiar} is not in the store", "leave out --pull never to fetch it")
+            raise NotFoundError(
+                f"{reference.familiar} is not in the store", "leave out --pull never to fetch it"
+            )
     elif reference.is_local and not context.options.get("pull"):
         raise UsageError("nothing to pull")
     from udk.cli.image import pull_one

@@ -27,8 +27,6 @@ GLOBAL = (
     ("--allow-root", "ignored-flag", "", "udocker's; running as root is allowed."),
 )
 
-HELP = (("-h --help", "flag", "", "Print help and exit."),)
-
 QUIET = (("-q --quiet", "flag", "", "No progress display."),)
 
 JSON = (("--json", "flag", "", "Print JSON instead of text."),)
@@ -374,6 +372,13 @@ VERBS = {
         ),
         True,
         ("udk store df", "udk store gc", "udk store fsck --json", "udk store path"),
+    ),
+    "cvmfs": (
+        "COMMAND [ARG...]",
+        "Read CVMFS repositories (see `udk cvmfs --help`)",
+        (),
+        False,
+        ("udk cvmfs ls -l cvmfs://software.example.org/",),
     ),
     "completion": (
         "bash|zsh|fish",

@@ -8,8 +8,8 @@
     containers/.names/<name>         symbolic link whose target is the id
 
 An unnamed run is *ephemeral*: its layer is in the job's scratch directory and everything goes when it ends. A
-container runs as long as the lease named in its record is alive; a lease of kind ``container`` says which layer to
-remove should its owner be killed, and whoever comes next does it (:meth:`Containers.sweep`).
+container runs as long as the lease named in its record is alive; a lease of kind ``container`` says which
+layer to remove should its owner be killed, and whoever comes next does it (:meth:`Containers.sweep`).
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 class Container:
     """One container. ``record`` is what container.json holds:
 
-    ``version``, ``id``, ``name`` ("" for none), ``created`` (Unix time), ``image`` (reference, digest, config digest),
-    ``tree`` and ``store`` (the key of the lower tree and the store it is in), ``ephemeral``, ``layer`` (directory of
-    the upper), ``labels``, ``options`` and ``words`` (as given), ``config`` (the image's), ``spec`` (the RunSpec of
-    the last start, or of the next), ``run`` (None before the first: ``lease`` path, ``pid``, ``started``, ``engine``,
-    ``stats`` path).
+    ``version``, ``id``, ``name`` ("" for none), ``created`` (Unix time), ``image`` (reference, digest,
+    config digest), ``tree`` and ``store`` (the key of the lower tree and the store it is in),
+    ``ephemeral``, ``layer`` (directory of the upper), ``labels``, ``options`` and ``words`` (as given),
+    ``config`` (the image's), ``spec`` (the RunSpec of the last start, or of the next), ``run`` (None before
+    the first: ``lease`` path, ``pid``, ``started``, ``engine``, ``stats`` path).
     """
 
     __slots__ = ("path", "record")
@@ -93,8 +93,8 @@ class Container:
         return data if isinstance(data, dict) else {}
 
     def state(self) -> dict[str, Any]:
-        """``status`` (created, running, exited, dead), ``pid``, ``exit_code`` (None where unknown), ``started`` and
-        ``finished`` (Unix times or None)."""
+        """``status`` (created, running, exited, dead), ``pid``, ``exit_code`` (None where unknown),
+        ``started`` and ``finished`` (Unix times or None)."""
         run = self.record.get("run") or {}
         state: dict[str, Any] = {
             "status": "created", "pid": 0, "exit_code": None, "started": run.get("started"), "finished": None,
@@ -185,7 +185,8 @@ class Containers:
         return found
 
     def lookup(self, text: str, prefix: bool = True) -> Container | None:
-        """The same, None where there is none; ``prefix`` False: only names, whole ids and those `ps` shows."""
+        """The same, None where there is none; ``prefix`` False: only names, whole ids and those `ps`
+        shows."""
         ident = self._by_name(text) if is_name(text) else ""
         if not ident and all(c in "0123456789abcdef" for c in text) and (prefix or len(text) >= 12):
             matching = [i for i in self._ids() if i.startswith(text)] if text else []
@@ -240,7 +241,8 @@ class Containers:
         if container.running:
             if not force:
                 raise InUseError(
-                    f"container {container.name or container.id[:12]} is running", "end it first, or use `udk rm -f`"
+                    f"container {container.name or container.id[:12]} is running",
+                    "end it first, or use `udk rm -f`",
                 )
             self.kill(container)
         discard(container.record.get("layer", ""), self.store)
@@ -277,8 +279,8 @@ class Containers:
     def sweep(self, at_most: int = 0) -> int:
         """Removes what containers of killed processes left: their layers, and the records of ephemeral ones.
 
-        ``at_most``: how many leases are looked into (0: all of them, and all containers too); a lease whose pid
-        lives here is passed over unread then. Returns how many containers were removed."""
+        ``at_most``: how many leases are looked into (0: all of them, and all containers too); a lease whose
+        pid lives here is passed over unread then. Returns how many containers were removed."""
         done = 0
         looked = 0
         for name in self._container_leases():
@@ -374,7 +376,8 @@ def check_name(name: str) -> None:
     """Raises UsageError unless ``name`` can be a container's."""
     if not is_name(name):
         raise UsageError(
-            f"{name!r} cannot be a container's name", "use letters, digits, `_`, `.` and `-`, not first `-` or `.`"
+            f"{name!r} cannot be a container's name",
+            "use letters, digits, `_`, `.` and `-`, not first `-` or `.`",
         )
 
 

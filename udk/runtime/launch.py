@@ -1,8 +1,9 @@
-"""Making, starting and joining containers: the run path behind ``udk run``, ``create``, ``start`` and ``exec``.
+"""Making, starting and joining containers: the run path behind ``udk run``, ``create``, ``start`` and
+``exec``.
 
-The order of steps is what makes a kill at any instant harmless: the lease that names the layer is written before
-the layer is made, the record after it, and the guard, which is this process by exec, removes all three in the
-reverse order.
+The order of steps is what makes a kill at any instant harmless: the lease that names the layer is written
+before the layer is made, the record after it, and the guard, which is this process by exec, removes all
+three in the reverse order.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from udk.runtime.spec import RunSpec
     from udk.store.leases import Lease
-    from udk.store.store import Store, StoredImage
+    from udk.store.refs import StoredImage
+    from udk.store.store import Store
 
 
 class Prepared:
@@ -46,7 +48,8 @@ class Prepared:
 def scratch(options: Mapping[str, Any]) -> str:
     """Where the layers of ephemeral containers go: ``--scratch``, the job's scratch directory, $TMPDIR, /tmp.
 
-    Raises UsageError for a ``--scratch`` that cannot be written, StoreError where there is no place at all."""
+    Raises UsageError for a ``--scratch`` that cannot be written, StoreError where there is no place at
+    all."""
     given = options.get("scratch", "")
     if given:
         path = os.path.abspath(given)
@@ -157,7 +160,9 @@ def create(store: Store, image: StoredImage, options: Mapping[str, Any], words: 
         write_cidfile(options, prepared.container.id)
     except BaseException:
         containers = Containers(store)
-        _unmake(store, containers, prepared.container.id, options.get("name", ""), prepared.spec.root.upper[:-6])
+        _unmake(
+            store, containers, prepared.container.id, options.get("name", ""), prepared.spec.root.upper[:-6]
+        )
         raise
     finally:
         prepared.release()
@@ -213,10 +218,14 @@ def launch_spec(container: Container, spec: RunSpec, held: list[Lease]) -> NoRet
 
 
 def start(
-    store: Store, container: Container, options: Mapping[str, Any] | None = None, words: list[str] | None = None
+    store: Store,
+    container: Container,
+    options: Mapping[str, Any] | None = None,
+    words: list[str] | None = None,
 ) -> NoReturn:
-    """Runs a container that exists, again or for the first time; with ``options`` or ``words`` (`udk run NAME CMD`)
-    those of its making are changed for this run. Raises ContainerError, InUseError, EngineError."""
+    """Runs a container that exists, again or for the first time; with ``options`` or ``words`` (`udk run
+    NAME CMD`) those of its making are changed for this run. Raises ContainerError, InUseError,
+    EngineError."""
     import fcntl
 
     fd = os.open(container.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -230,7 +239,8 @@ def start(
     container = fresh
     if container.running:
         raise InUseError(
-            f"container {container.name or container.id[:12]} is running", "use `udk exec` for a further command in it"
+            f"container {container.name or container.id[:12]} is running",
+            "use `udk exec` for a further command in it",
         )
     record = container.record
     if not os.path.isdir(f"{record['store']}/trees/{record['tree']}/rootfs"):
@@ -289,7 +299,9 @@ def write_cidfile(options: Mapping[str, Any], ident: str) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
-        raise UsageError(f"--cidfile {path} exists", "remove it: another container may be writing there") from None
+        raise UsageError(
+            f"--cidfile {path} exists", "remove it: another container may be writing there"
+        ) from None
     except OSError as e:
         raise UsageError(f"--cidfile {path}: {e.strerror}") from None
     try:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 # options of -v that change nothing here: labels, caching, propagation (always private), copying
 _INERT = frozenset((
-    "rw", "z", "Z", "cached", "delegated", "consistent", "nocopy", "copy", "private", "rprivate", "bind", "rbind",
-    "suid", "nosuid", "dev", "nodev", "exec", "noexec", "U", "default",
+    "rw", "z", "Z", "cached", "delegated", "consistent", "nocopy", "copy", "private", "rprivate", "bind",
+    "rbind", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "U", "default",
 ))  # fmt: skip
 _SHARED = frozenset(("shared", "rshared", "slave", "rslave"))
 _TMPFS = frozenset(("rw", "ro", "nosuid", "suid", "nodev", "dev", "noexec", "exec"))

@@ -23,8 +23,8 @@ def size(text: str, option: str) -> int:
             break
     number, unit = (t[:-1], t[-1]) if t[-1:].isalpha() else (t, "")
     try:
-        value = float(number) * UNITS[unit.strip()]
-        if not 0 <= value < 1 << 63:
+        value = _plain(number) * UNITS[unit.strip()]
+        if not value < 1 << 63:
             raise ValueError
         return int(value)
     except (ValueError, KeyError, OverflowError):
@@ -33,12 +33,20 @@ def size(text: str, option: str) -> int:
         ) from None
 
 
+def _plain(text: str) -> float:
+    """A decimal number without sign, exponent and Python's other liberties."""
+    text = text.strip()
+    if not text or text.strip("0123456789.") or not text.isascii():
+        raise ValueError
+    return float(text)
+
+
 def duration(text: str, option: str) -> float:
     """Seconds of ``90``, ``1.5``, ``90s``, ``15m``, ``1h30m``, ``500ms``."""
     total, number, rest = 0.0, "", text.strip()
     try:
         if rest and not rest[-1].isalpha():
-            total = float(rest)
+            total = _plain(rest)
         else:
             while rest:
                 cut = 0
@@ -48,10 +56,10 @@ def duration(text: str, option: str) -> float:
                 while end < len(rest) and rest[end].isalpha():
                     end += 1
                 number, unit, rest = rest[:cut], rest[cut:end], rest[end:]
-                total += float(number) * SECONDS[unit]
+                total += _plain(number) * SECONDS[unit]
             if not text.strip():
                 raise ValueError
-        if not 0 <= total < 1e12:
+        if total > 1e12:
             raise ValueError
         return total
     except (ValueError, KeyError):
@@ -82,8 +90,8 @@ def signal_number(text: str, option: str) -> int:
 # x86_64 and aarch64 number them the same (asm-generic/signal.h); importing signal costs more than this
 COMMON_SIGNALS = {
     "HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "TRAP": 5, "ABRT": 6, "IOT": 6, "BUS": 7, "FPE": 8, "KILL": 9,
-    "USR1": 10, "SEGV": 11, "USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15, "STKFLT": 16, "CHLD": 17, "CLD": 17,
-    "CONT": 18, "STOP": 19, "TSTP": 20, "TTIN": 21, "TTOU": 22, "URG": 23, "XCPU": 24, "XFSZ": 25,
+    "USR1": 10, "SEGV": 11, "USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15, "STKFLT": 16, "CHLD": 17,
+    "CLD": 17, "CONT": 18, "STOP": 19, "TSTP": 20, "TTIN": 21, "TTOU": 22, "URG": 23, "XCPU": 24, "XFSZ": 25,
     "VTALRM": 26, "PROF": 27, "WINCH": 28, "IO": 29, "POLL": 29, "PWR": 30, "SYS": 31,
 }  # fmt: skip
 

@@ -1,0 +1,5 @@
+"""``python -m udk``."""
+
+from udk.cli.main import console
+
+console()
