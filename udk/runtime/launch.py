@@ -14,7 +14,7 @@ import time
 from udk.base.files import store_error
 from udk.errors import ContainerError, ImageError, InUseError, StoreError, UsageError
 from udk.runtime.container import SWEEP_AT_START, Container, Containers, check_name, discard, hold
-from udk.runtime.resolve import join_spec, labels, make_spec
+from udk.runtime.resolve import fill_volumes, join_spec, labels, make_spec
 from udk.runtime.spec import Root
 from udk.runtime.values import cpu_list
 from udk.store.location import scratch_dir
@@ -106,13 +106,14 @@ def make(
         "cleanup": (layer, home) if ephemeral else (),
     }  # fmt: skip
     if dry:
-        return Prepared(Container(home, {}), make_spec(**wanted), [])
+        return Prepared(Container(home, {}), make_spec(**wanted, dry=True), [])
     held = [store.use(image)]
     try:
         held.append(hold(store, ident, layer, ephemeral, name))
         containers.make(ident, name)
         _make_layer(layer)
         spec = make_spec(**wanted)
+        _fill_volumes(spec, layer)
         container = Container(
             home,
             {
@@ -132,6 +133,13 @@ def make(
             lease.release()
         raise
     return Prepared(container, spec, held)
+
+
+def _fill_volumes(spec: RunSpec, layer: str) -> None:
+    try:
+        fill_volumes(spec, layer)
+    except OSError as e:
+        raise store_error(e, layer) from e
 
 
 def _make_layer(layer: str) -> None:
@@ -255,6 +263,7 @@ def start(
             config=record["config"], options=merged, words=words or record["words"], root=spec.root,
             container=container.id, name=container.name, image=spec.image, private=record["layer"],
         )  # fmt: skip
+        _fill_volumes(spec, record["layer"])
     removed = bool(record["options"].get("rm") or (options or {}).get("rm"))
     held = hold(store, container.id, record["layer"], removed, container.name)
     try:

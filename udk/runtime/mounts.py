@@ -38,7 +38,7 @@ def target_path(path: str, option: str) -> str:
     return "/" + "/".join(parts)
 
 
-def _source(path: str, option: str, create: bool) -> tuple[str, bool]:
+def _source(path: str, option: str, create: bool, dry: bool = False) -> tuple[str, bool]:
     """(absolute host path, whether it is a directory); made where it is missing and ``create`` is set."""
     path = os.path.abspath(path) if not path.startswith("/") else os.path.normpath(path)
     try:
@@ -49,7 +49,8 @@ def _source(path: str, option: str, create: bool) -> tuple[str, bool]:
     except OSError as e:
         raise ContainerError(f"{option}: {path}: {e.strerror}") from None
     try:
-        os.makedirs(path, exist_ok=True)
+        if not dry:
+            os.makedirs(path, exist_ok=True)
     except OSError as e:
         raise ContainerError(
             f"{option}: {path} does not exist on this host and cannot be made ({e.strerror})"
@@ -57,9 +58,9 @@ def _source(path: str, option: str, create: bool) -> tuple[str, bool]:
     return path, True
 
 
-def volume(text: str) -> Mount:
-    """``HOST[:CONTAINER[:OPTIONS]]``; a missing host directory is made, as docker does; HOST alone is shown
-    at the same path, as udocker does, and must exist."""
+def volume(text: str, dry: bool = False) -> Mount:
+    """``HOST[:CONTAINER[:OPTIONS]]``; a missing host directory is made (not if ``dry``), as docker does;
+    HOST alone is shown at the same path, as udocker does, and must exist."""
     option = f"-v {text}"
     host, *more = text.split(":")
     if len(more) > 2:
@@ -83,7 +84,7 @@ def volume(text: str) -> Mount:
     if not more:
         path, is_dir = _source(host, option, create=False)
         return Mount(source=path, target=target_path(path, option), is_dir=is_dir, options=tuple(options))
-    path, is_dir = _source(host, option, create=True)
+    path, is_dir = _source(host, option, create=True, dry=dry)
     target = target_path(more[0], option)
     return Mount(source=path, target=target, readonly=readonly, is_dir=is_dir, options=tuple(options))
 
@@ -218,7 +219,7 @@ def device(text: str) -> Mount:
     return Mount(source=path, target=target, is_dir=is_dir, readonly="w" not in mode, options=("rprivate",))
 
 
-def default_mounts(pid: str, shm_size: int, shm_host: bool) -> list[Mount]:
+def default_mounts(shm_size: int, shm_host: bool) -> list[Mount]:
     """The pseudo file systems that every container has."""
     mounts = [
         Mount(kind="proc", target="/proc"),

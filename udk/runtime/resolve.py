@@ -35,6 +35,7 @@ def make_spec(
     private: str = "",
     cleanup: tuple[str, ...] = (),
     host_env: Mapping[str, str] | None = None,
+    dry: bool = False,
 ) -> RunSpec:
     """The run that ``options`` and ``words`` (the command, [] for the image's own) ask for.
 
@@ -69,7 +70,7 @@ def make_spec(
         cwd=_cwd(config, options),
         identity=identity,
         root=root,
-        mounts=_mounts(config, options, rootfs, readonly, network, hostname, pid, private),
+        mounts=_mounts(config, options, rootfs, readonly, network, hostname, private, dry),
         hostname=hostname,
         network=network,
         pid=pid,
@@ -252,13 +253,13 @@ def _mounts(
     readonly: bool,
     network: str,
     hostname: str,
-    pid: str,
     private: str,
+    dry: bool,
 ) -> tuple[Mount, ...]:
     own: list[Mount] = []
     volumes: list[str] = list(config.get("Volumes") or {})
     for text in options.get("volume", []):
-        own.append(mounts.volume(text))
+        own.append(mounts.volume(text, dry))
     for text in options.get("mount", []):
         made = mounts.mount(text)
         if made is None:
@@ -272,10 +273,10 @@ def _mounts(
         target = mounts.target_path(volume if volume.startswith("/") else "/" + volume, "image volume")
         if target not in taken and (readonly or not rootfs.kind(target)):
             taken.add(target)
-            own.append(_image_volume(rootfs, target, private, len(own)))
+            own.append(Mount(source=f"{private}/volumes/{len(taken)}", target=target, options=("rprivate",)))
     shm_host = _choice(options, "ipc", {"": "", "private": "", "shareable": "", "none": "", "host": "host"})
     shm_size = size(options["shm_size"], "--shm-size") if options.get("shm_size") else 0
-    defaults = mounts.default_mounts(pid, shm_size, bool(shm_host))
+    defaults = mounts.default_mounts(shm_size, bool(shm_host))
     files = [
         mounts.host_file("/etc/resolv.conf", _resolv_conf(options)),
         mounts.host_file("/etc/hosts", _hosts(options, network, hostname)),
@@ -284,18 +285,21 @@ def _mounts(
     return mounts.ordered([*defaults, *(f for f in files if f)], own)
 
 
-def _image_volume(rootfs: Rootfs, target: str, private: str, number: int) -> Mount:
-    """A private writable directory with what the image has at ``target``."""
-    source = f"{private}/volumes/{number}"
-    layers = rootfs.host_paths(target)
-    if layers and not rootfs.is_empty_dir(target):
-        import shutil
+def fill_volumes(spec: RunSpec, private: str) -> None:
+    """Makes the directories of the image's volumes that the root cannot hold (it is read-only, or lacks
+    them), with what the image has there. Raises OSError."""
+    for m in spec.mounts:
+        if not m.source.startswith(f"{private}/volumes/"):
+            continue
+        rootfs = Rootfs((spec.root.upper, *spec.root.lower))
+        layers = rootfs.host_paths(m.target)
+        if layers and not rootfs.is_empty_dir(m.target):
+            import shutil
 
-        for layer in reversed(layers):
-            shutil.copytree(layer, source, symlinks=True, dirs_exist_ok=True)
-    else:
-        os.makedirs(source, exist_ok=True)
-    return Mount(source=source, target=target, options=("rprivate",))
+            for layer in reversed(layers):
+                shutil.copytree(layer, m.source, symlinks=True, dirs_exist_ok=True)
+        else:
+            os.makedirs(m.source, exist_ok=True)
 
 
 def _resolv_conf(options: Mapping[str, Any]) -> str | None:
