@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from udk.errors import InvalidDigestError
 from udk.oci.record import Record
 from udk.oci.text import quoted
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hashlib import _Hash
 

@@ -6,12 +6,11 @@ one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from udk.errors import PlatformError, UsageError
 from udk.oci.record import Record
 from udk.oci.text import clean, quoted
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 

@@ -5,8 +5,7 @@ Dataclasses would say the same, but importing them costs a fifth of a container'
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

@@ -15,13 +15,12 @@ This module is on the run path: no regular expressions, no imports beyond the er
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from udk.errors import InvalidDigestError, InvalidReferenceError
 from udk.oci.digest import Digest
 from udk.oci.record import Record
 from udk.oci.text import quoted
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
