@@ -16,11 +16,11 @@ import os
 import threading
 import time
 from errno import EACCES, EAGAIN, EINVAL, ENOLCK, ENOSYS, ENOTSUP
-from random import random
 
 from udk.base import jsonlite
 from udk.base.files import atomic_write, read_file, unique
 from udk.base.process import is_alive, own_identity
+from udk.base.retry import delays
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,24 +59,25 @@ class Lock:
     def acquire(self, enough: Callable[[], bool] | None = None) -> bool:
         """Waits for the lock; True when it is held. ``enough`` is asked now and then, and ends the wait
         with False when it says that what the lock is wanted for has been done. Raises OSError."""
-        delay, beat, seen = 0.01, -1, time.monotonic()
-        while True:
+        beat, idle, last = -1, 0.0, time.monotonic()
+        # A quarter of a second is nothing beside a download, and 64 waiters polling that often cost no load.
+        for delay in delays(0.01, 1.5, 0.25):
             if self._try():
                 return True
             if enough and enough():
                 return False
             now = time.monotonic()
-            current = self._beat()
+            # A waiter that was itself stopped has seen nothing meanwhile: its absence does not count.
+            idle += min(now - last, 1.0)
+            current, last = self._beat(), now
             if current != beat:
-                beat, seen = current, now
-            elif now - seen > self.patience and self.generation < _MAX_GENERATIONS:
+                beat, idle = current, 0.0
+            elif idle > self.patience and self.generation < _MAX_GENERATIONS:
                 self.generation += 1
-                beat, seen = -1, now
+                beat, idle = -1, 0.0
                 continue
-            # A quarter of a second is nothing beside a download, and 64 waiters polling that often cost no
-            # load.
-            time.sleep(delay * (0.75 + random() / 2))
-            delay = min(delay * 1.5, 0.25)
+            time.sleep(delay)
+        raise AssertionError  # delays() is endless
 
     def try_acquire(self) -> bool:
         """Takes the lock if nobody holds it."""

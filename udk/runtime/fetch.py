@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
-from udk.base.files import fsync_dir, store_error
-from udk.base.locks import Lock
-from udk.errors import InvalidImageError, PlatformError
+from udk.archive.source import ImageSource, open_source
+from udk.base.files import fsync_dir, read_file, store_error
+from udk.base.progress import Progress
+from udk.errors import CorruptStoreError, InvalidImageError, PlatformError, StoreError
 from udk.oci.manifest import MAX_NESTING, Index, Manifest, check_runnable, parse_config, parse_manifest
 from udk.oci.platform import Platform, select
-from udk.store.refs import StoredImage, platform_file, ref_dir
+from udk.runtime.downloads import PARALLEL, Downloads, Restarted
+from udk.runtime.trees import make_tree
+from udk.store.refs import StoredImage, platform_file, read_ref, ref_dir
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
 
-    from udk.archive.source import ImageSource
+    from udk.config import Config
     from udk.oci.config import ImageConfig
     from udk.oci.descriptor import Descriptor
     from udk.oci.reference import Reference
     from udk.store import Store
+
+_ATTEMPTS = 3  # against a collector that took a blob between looking and using
 
 
 class Fetch:
@@ -31,71 +35,129 @@ class Fetch:
         store: Store,
         reference: Reference,
         platform: Platform | None,
-        config: Any,
-        progress: Any,
-        source: ImageSource | None,
+        config: Config | None,
+        progress: Progress | None,
+        admit: Callable[[Reference, bytes, str], None] | None,
     ) -> None:
         self._store = store
         self._reference = reference
         self._platform = platform
         self._config = config
-        self._progress = progress
-        self._source = source
+        self._progress = progress or Progress()
+        self._admit = admit
         self._variant = ""
 
-    def run(self) -> StoredImage:
-        if self._source is None:
-            from udk.archive.source import open_source
+    def from_store(self) -> StoredImage | None:
+        """The image by what is in the store alone: its blobs are there and its tree is, or is made again."""
+        store = self._store
+        path = f"{store.path}/refs/{ref_dir(self._reference)}/{platform_file(self._platform)}"
+        try:
+            image = read_ref(store.path, path)
+            if image is None:
+                return None
+            data = read_file(store.blob_path(image.digest))
+            manifest = parse_manifest(data, image.media_type, image.familiar)
+        except (OSError, CorruptStoreError, InvalidImageError):
+            return None
+        if not isinstance(manifest, Manifest):
+            return None
+        blobs = (manifest.config, *manifest.layers)
+        with store.lease("pull", manifest.digest.hex, {"blobs": [str(d.digest) for d in blobs]}):
+            if not all(store.has_blob(d.digest, d.size) for d in blobs):
+                return None
+            config = self._read_config(manifest)
+            with (
+                store.use_tree(image.tree),
+                Downloads(store, _NoSource(), "", blobs, self._progress) as there,
+            ):
+                make_tree(store, image.tree, manifest, config, there, self._progress)
+        return image
 
-            with open_source(self._reference) as source:
-                self._source = source
-                return self._run(source)
-        return self._run(self._source)
+    def from_source(self, source: ImageSource | None) -> StoredImage:
+        """The image as its source has it now."""
+        if source is not None:
+            return self._run(source)
+        with open_source(self._reference) as opened:
+            return self._run(opened)
 
     def _run(self, source: ImageSource) -> StoredImage:
-        store = self._store
         top, manifest = self._resolve(source)
         check_runnable(manifest, self._reference.familiar)
         blobs = {str(d.digest): d for d in (manifest.config, *manifest.layers)}
         digests = [str(top.digest), str(manifest.digest), *blobs]
-        with store.lease("pull", manifest.digest.hex, {"blobs": digests}):
-            for document in dict.fromkeys((top.raw, manifest.raw)):
-                digest = top.digest if document == top.raw else manifest.digest
-                store.put_blob(digest, document)
-            self._get(source, manifest.config)
-            with open(store.blob_path(manifest.config.digest), "rb") as f:
-                config = parse_config(f.read(), manifest, f"the config of {self._reference.familiar}")
-            self._check_platform(config)
-            for layer in manifest.layers:
-                self._get(source, layer)
+        with self._store.lease("pull", manifest.digest.hex, {"blobs": digests}):
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    return self._fetch(source, top, manifest, list(blobs.values()))
+                except (FileNotFoundError, Restarted):
+                    if attempt == _ATTEMPTS:
+                        raise StoreError(
+                            f"parts of {self._reference.familiar} vanish from the store while it is pulled",
+                            "is someone removing files by hand? Try again",
+                        ) from None
+        raise AssertionError
+
+    def _fetch(
+        self, source: ImageSource, top: Manifest | Index, manifest: Manifest, blobs: list[Descriptor]
+    ) -> StoredImage:
+        store = self._store
+        store.put_blob(top.digest, top.raw)
+        store.put_blob(manifest.digest, manifest.raw)
+        name = str(self._reference)
+        with Downloads(store, source, name, blobs[:1], self._progress, 1) as first:
+            first.wait()
+        config = self._read_config(manifest)
+        self._check_platform(config)
+        key = store.tree_key(config.chain_id)
+        with store.use_tree(key), Downloads(
+            store, source, name, blobs[1:], self._progress, self._parallel
+        ) as downloads:  # fmt: skip
+            make_tree(store, key, manifest, config, downloads, self._progress)
+            downloads.wait()
+            self._flush(blobs)
+            if not store.has_tree(key) or not all(store.has_blob(d.digest, d.size) for d in blobs):
+                raise Restarted
+            return self._file(top, manifest, blobs, key)
+
+    @property
+    def _parallel(self) -> int:
+        return self._config.pull_parallel if self._config else PARALLEL
+
+    def _file(
+        self, top: Manifest | Index, manifest: Manifest, blobs: list[Descriptor], key: str
+    ) -> StoredImage:
+        image = StoredImage(
+            config_digest=str(manifest.config.digest),
+            digest=str(manifest.digest),
+            familiar=self._reference.familiar,
+            media_type=manifest.media_type,
+            path=platform_file(self._platform),
+            platform=str(self._platform or Platform.host()),
+            pulled=time.time(),
+            reference=str(self._reference),
+            root=self._store.path,
+            size=sum(d.size for d in blobs),
+            top_digest=str(top.digest),
+            top_media_type=top.media_type,
+            tree=key,
+            variant=self._variant,
+        )
+        return self._store.set_ref(self._reference, image)
+
+    def _flush(self, blobs: list[Descriptor]) -> None:
+        """Makes the blobs' names durable before a reference to them is: once, not once a blob."""
+        for algorithm in {d.digest.algorithm for d in blobs}:
+            path = f"{self._store.path}/oci/blobs/{algorithm}"
             try:
-                for algorithm in {d.digest.algorithm for d in blobs.values()}:
-                    fsync_dir(f"{store.path}/oci/blobs/{algorithm}")
+                fsync_dir(path)
             except OSError as e:
-                raise store_error(e, store.path) from e
-            key = store.tree_key(config.chain_id)
-            self._make_tree(key, manifest, config)
-            image = StoredImage(
-                config_digest=str(manifest.config.digest),
-                digest=str(manifest.digest),
-                familiar="",
-                media_type=manifest.media_type,
-                path=f"{ref_dir(self._reference)}/{platform_file(self._platform)}",
-                platform=str(self._platform or Platform.host()),
-                pulled=time.time(),
-                reference="",
-                root=store.path,
-                size=sum(d.size for d in blobs.values()),
-                top_digest=str(top.digest),
-                top_media_type=top.media_type,
-                tree=key,
-                variant=self._variant,
-            )
-            return store.set_ref(self._reference, image)
+                raise store_error(e, path) from e
 
     def _resolve(self, source: ImageSource) -> tuple[Manifest | Index, Manifest]:
         """What the name stands for, and the image manifest in it that suits the platform."""
-        data, media_type, _ = source.manifest(None)
+        data, media_type, digest = source.manifest(None)
+        if self._admit:
+            self._admit(self._reference, data, str(digest))
         what = self._reference.familiar
         top = found = parse_manifest(data, media_type, what)
         for _ in range(MAX_NESTING):
@@ -104,13 +166,19 @@ class Fetch:
             entry = select(found, self._platform or Platform.host())
             if self._platform is None and entry.platform:
                 self._variant = entry.platform.variant
-            if self._store.has_blob(entry.digest, entry.size):
-                with open(self._store.blob_path(entry.digest), "rb") as f:
-                    data, media_type = f.read(), entry.media_type
-            else:
+            media_type = entry.media_type
+            try:
+                data = read_file(self._store.blob_path(entry.digest))
+                if not entry.digest.matches(data):
+                    raise FileNotFoundError
+            except OSError:
                 data, media_type, _ = source.manifest(entry.digest)
             found = parse_manifest(data, media_type or entry.media_type, f"{what} ({entry.digest.short})")
         raise InvalidImageError(f"{what}: indexes within indexes, {MAX_NESTING} deep")
+
+    def _read_config(self, manifest: Manifest) -> ImageConfig:
+        data = read_file(self._store.blob_path(manifest.config.digest))
+        return parse_config(data, manifest, f"the config of {self._reference.familiar}")
 
     def _check_platform(self, config: ImageConfig) -> None:
         if self._platform and config.platform.architecture and self._platform.rank(config.platform) < 0:
@@ -119,29 +187,6 @@ class Fetch:
                 f"leave --platform out, or use --platform {config.platform}",
             )
 
-    def _get(self, source: ImageSource, descriptor: Descriptor) -> None:
-        with self._store.ingest(descriptor, str(self._reference)) as ingest:
-            if not ingest.done:
-                ingest.fill(lambda offset: source.blob(descriptor, offset))
 
-    def _make_tree(self, key: str, manifest: Manifest, config: ImageConfig) -> None:
-        store = self._store
-        if store.has_tree(key):
-            return
-        from udk.layers.tree import TreeBuilder
-
-        with Lock(store.lock_path("tree", key)):
-            if store.has_tree(key):
-                return
-            staging, lease = store.staging(key)
-            with lease:
-                try:
-                    builder = TreeBuilder(staging)
-                    for layer, diff_id in zip(manifest.layers, config.diff_ids):
-                        with open(store.blob_path(layer.digest), "rb") as f:
-                            builder.apply(f, layer.media_type, diff_id)
-                    builder.finish()
-                    store.publish_tree(key, staging)
-                finally:
-                    if os.path.lexists(staging):
-                        store.discard(staging)
+class _NoSource(ImageSource):
+    """Stands where nothing is to be fetched."""

@@ -19,7 +19,7 @@ from udk.base import jsonlite
 from udk.base.files import atomic_write, fsync, store_error, write_all
 from udk.base.locks import PATIENCE, Lock
 from udk.base.verified import VerifiedReader
-from udk.errors import IntegrityError
+from udk.errors import IntegrityError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,11 +40,18 @@ class Ingest:
             if not ingest.done:
                 ingest.fill(lambda offset: client.blob(reference, descriptor, offset))
 
-    After it ``ingest.done`` is true, or an error was raised and the partial is kept for the next attempt.
+    After it ``ingest.done`` is true, or an error was raised and the partial is kept for the next attempt, or
+    ``stop``, which is asked while waiting, said that it is not wanted any more.
     """
 
     def __init__(
-        self, root: str, digest: str, size: int, reference: str = "", patience: float = PATIENCE
+        self,
+        root: str,
+        digest: str,
+        size: int,
+        reference: str = "",
+        stop: Callable[[], bool] | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         algorithm, _, encoded = digest.partition(":")
         self.digest = digest
@@ -55,6 +62,7 @@ class Ingest:
         self._algorithm = algorithm
         self._encoded = encoded
         self._reference = reference
+        self._stop = stop
         self._lock = Lock(f"{self.path}/lock", patience, remove=True)
 
     @property
@@ -66,6 +74,11 @@ class Ingest:
             return False
 
     @property
+    def held(self) -> bool:
+        """Whether this process is the one to write it."""
+        return self._lock.held
+
+    @property
     def data(self) -> str:
         """The path of the partial that this writer works on."""
         return f"{self.path}/data{f'.{self._lock.generation}' if self._lock.generation else ''}"
@@ -74,7 +87,7 @@ class Ingest:
         while not self.done:
             try:
                 os.makedirs(self.path, exist_ok=True)
-                if not self._lock.acquire(lambda: self.done):
+                if not self._lock.acquire(lambda: self.done or self._stopped()):
                     break
                 if self.done:
                     self._clean()
@@ -98,6 +111,9 @@ class Ingest:
             os.rmdir(self.path)
         except OSError:
             pass
+
+    def _stopped(self) -> bool:
+        return self._stop is not None and self._stop()
 
     def _clean(self) -> None:
         for name in (self.data, f"{self.path}/meta.json"):
@@ -195,6 +211,10 @@ class Ingest:
         try:
             os.fchmod(fd, 0o444)
             fsync(fd)
+            mine, there = os.fstat(fd), os.stat(self.data)
+            if mine.st_size != self.size or (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
+                # Only without working locks, or by hand. What was verified is not what the name stands for.
+                raise StoreError(f"{self.data} was changed by someone else while it was written", "try again")
             try:
                 os.rename(self.data, self.final)
             except FileNotFoundError:

@@ -25,16 +25,21 @@ from udk.store.refs import (
     remove_ref,
     write_ref,
 )
+from udk.store.settle import mark_unsettled, tree_is_sound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
+    from udk.base.progress import Progress
     from udk.oci.descriptor import Descriptor
     from udk.oci.digest import Digest
     from udk.oci.reference import Reference
+    from udk.store.fsck import Problem
+    from udk.store.gc import Collected
     from udk.store.ingest import Ingest
+    from udk.store.usage import Usage
 
 VERSION_LINE = b"udk-store 1\n"
 TREE_FORMAT = 1
@@ -125,13 +130,12 @@ class Store:
         for store in (self, *self.others):
             try:
                 image = read_ref(store.path, f"{store.path}/refs/{tail}")
-                if image and (platform is not None or not image.variant or _variant_runs(image)):
-                    os.stat(f"{store.path}/trees/{image.tree}/tree.json")
-                    return image
-            except FileNotFoundError:
-                continue
             except OSError as e:
                 raise store_error(e, store.path) from e
+            if image is None or not tree_is_sound(store.path, image.tree):
+                continue
+            if platform is not None or not image.variant or _variant_runs(image):
+                return image
         return None
 
     def images(self) -> list[StoredImage]:
@@ -226,19 +230,26 @@ class Store:
     def use(self, image: StoredImage) -> Lease:
         """A lease on the tree of ``image``: as long as it lasts, no collector removes the tree.
 
-        Raises InUseError when the tree is just being removed (find or pull the image again), StoreError."""
-        try:
-            lease = leases.take(image.root, "tree", image.tree)
-        except OSError as e:
-            if image.root != self.path and e.errno in _READ_ONLY:
-                return Lease("tree", image.tree, "")  # nothing is ever removed from a store that is read-only
-            raise store_error(e, image.root) from e
-        deadline = time.monotonic() + _CONDEMNED_SECONDS
-        while leases.condemned(image.root, image.tree) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        if not os.path.exists(f"{image.root}/trees/{image.tree}/tree.json"):
+        Raises InUseError when the tree is not there any more (find or pull the image again), StoreError."""
+        lease = self.use_tree(image.tree, image.root)
+        if not self.has_tree(image.tree, image.root):
             lease.release()
             raise InUseError(f"{image.familiar} was removed a moment ago", f"udk pull {image.familiar}")
+        return lease
+
+    def use_tree(self, key: str, root: str = "") -> Lease:
+        """A lease on the tree ``key``, be it there or not: from now on no collector removes it.
+        Raises StoreError."""
+        root = root or self.path
+        try:
+            lease = leases.take(root, "tree", key)
+        except OSError as e:
+            if root != self.path and e.errno in _READ_ONLY:
+                return Lease("tree", key, "")  # nothing is ever removed from a store that is read-only
+            raise store_error(e, root) from e
+        deadline = time.monotonic() + _CONDEMNED_SECONDS
+        while leases.condemned(root, key) and time.monotonic() < deadline:
+            time.sleep(0.005)
         return lease
 
     # Content
@@ -260,18 +271,21 @@ class Store:
 
         put_blob(self, str(digest), data)
 
-    def ingest(self, descriptor: Descriptor, reference: str = "") -> Ingest:
+    def ingest(
+        self, descriptor: Descriptor, reference: str = "", stop: Callable[[], bool] | None = None
+    ) -> Ingest:
         """The way in for one blob: locked, resumable, verified (:class:`udk.store.ingest.Ingest`)."""
         from udk.store.ingest import Ingest
 
-        return Ingest(self.path, str(descriptor.digest), descriptor.size, reference)
+        return Ingest(self.path, str(descriptor.digest), descriptor.size, reference, stop)
 
     def tree_key(self, chain_id: Digest | str) -> str:
         """The key of the tree of a chain ID."""
         return f"{str(chain_id).partition(':')[2]}-{TREE_FORMAT}"
 
-    def has_tree(self, key: str) -> bool:
-        return os.path.exists(f"{self.path}/trees/{key}/tree.json")
+    def has_tree(self, key: str, root: str = "") -> bool:
+        """Whether the tree is there, complete and not in doubt."""
+        return tree_is_sound(root or self.path, key)
 
     def staging(self, purpose: str) -> tuple[str, Lease]:
         """A new empty directory on the store's file system, and the lease that keeps it. Raises
@@ -293,20 +307,60 @@ class Store:
         try:
             if not os.path.exists(f"{staging}/tree.json"):
                 raise StoreError(f"{staging} is not a finished tree")
+            mark_unsettled(staging)
             os.chmod(staging, 0o755)
-            try:
-                os.rename(staging, final)
-                fsync_dir(f"{self.path}/trees")
-            except OSError as e:
-                if e.errno not in (EEXIST, ENOTEMPTY):
-                    raise
-                self.discard(staging)
+            for _ in range(3):
+                try:
+                    os.rename(staging, final)
+                    break
+                except OSError as e:
+                    if e.errno not in (EEXIST, ENOTEMPTY):
+                        raise
+                if self.has_tree(key):
+                    self.discard(staging)
+                    return
+                self.discard(final)  # half gone, or made before a crash
+            fsync_dir(f"{self.path}/trees")
         except OSError as e:
             raise store_error(e, final) from e
 
     def lock_path(self, kind: str, name: str) -> str:
         """The file for a lock (:class:`udk.base.locks.Lock`) named ``kind`` and ``name``."""
         return f"{self.path}/locks/{kind}-{name}"
+
+    # Housekeeping
+
+    def gc(
+        self, *, grace: float = 0.0, partial_seconds: float | None = None, dry_run: bool = False
+    ) -> Collected:
+        """Removes what nobody needs (:class:`udk.store.gc.Collector`). Raises StoreError."""
+        from udk.store.gc import PARTIAL_SECONDS, Collector
+
+        keep = PARTIAL_SECONDS if partial_seconds is None else partial_seconds
+        return Collector(self, grace, keep, dry_run=dry_run).run()
+
+    def sweep(self) -> Collected:
+        """Removes what dead processes left: leases, staging, trash. Raises StoreError."""
+        from udk.store.gc import Collector
+
+        try:
+            return Collector(self).sweep()
+        except OSError as e:
+            raise store_error(e, self.path) from e
+
+    def fsck(
+        self, *, repair: bool = False, hashes: bool = True, progress: Progress | None = None
+    ) -> list[Problem]:
+        """What is wrong with the store (:class:`udk.store.fsck.Checker`). Raises StoreError."""
+        from udk.store.fsck import Checker
+
+        return Checker(self, repair, hashes, progress).run()
+
+    def df(self) -> list[Usage]:
+        """Disk use by category. Raises StoreError."""
+        from udk.store.usage import usage
+
+        return usage(self)
 
     def discard(self, path: str) -> None:
         """Removes a file or directory of the store: out of the way by one rename, then piece by piece.
