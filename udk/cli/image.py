@@ -22,11 +22,19 @@ def pull_one(
 ) -> StoredImage:
     """Pulls one image, with a progress display where stderr is a terminal. SIGTERM and SIGINT end it
     cleanly."""
+    import sys
+
+    from udk.base.progress import progress_for
     from udk.cli.signals import ending_cleanly
     from udk.runtime.pull import pull
 
+    progress = progress_for(sys.stderr, context.quiet)
+    policy = "missing" if missing else "always"
     with ending_cleanly():
-        return pull(store, reference, platform=platform, missing=missing)
+        try:
+            return pull(store, reference, platform=platform, policy=policy, progress=progress)
+        finally:
+            progress.close()
 
 
 def pull(context: Context) -> int:

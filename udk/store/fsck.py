@@ -241,10 +241,10 @@ def check_tree(path: str, entries: int) -> str:
     try:
         while pending:
             with os.scandir(pending.pop()) as listed:
-                for e in listed:
+                for below in listed:
                     found += 1
-                    if e.is_dir(follow_symlinks=False):
-                        pending.append(e.path)
+                    if below.is_dir(follow_symlinks=False):
+                        pending.append(below.path)
     except OSError as e:
         return f"it cannot be read: {e.strerror}"
     return "" if found == entries else f"it has {found} entries, {entries} were made"
