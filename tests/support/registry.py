@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import secrets
 import socket
@@ -21,21 +20,23 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from udk.registry.server import Answer, RegistryServer, Request, error
 
 
-class Logged(NamedTuple):
-    """One request; ``sent`` counts the body bytes handed to the kernel."""
+class Logged:
+    """One request; ``sent`` counts the body bytes handed to the kernel so far."""
 
-    method: str
-    target: str
-    headers: dict[str, str]
-    status: int
-    sent: int
-    body: bytes
+    def __init__(self, request: Request) -> None:
+        self.method, self.target, self.headers, self.body = (
+            request.method, request.target, request.headers, request.body,
+        )  # fmt: skip
+        self.status = 0
+        self.sent = 0
+
+    def __repr__(self) -> str:
+        return f"{self.method} {self.target} -> {self.status}, {self.sent} bytes"
 
 
 class Fault:
@@ -132,7 +133,7 @@ class FaultyRegistry(RegistryServer):
         self.anonymous = not self.users and not identity_token
 
     def requests(self, match: str = "", method: str = "") -> list[Logged]:
-        """What was asked so far, in the order of the answers' ends."""
+        """What was asked so far, in the order of the answers' beginnings."""
         with self._lock:
             return [r for r in self.log if match in r.target and method in ("", r.method)]
 
@@ -198,24 +199,13 @@ class FaultyRegistry(RegistryServer):
 
     def send(self, handler: Any, request: Request, answer: Answer) -> None:
         fault = self._pick(request)
-        counter = _Counter(handler)
-        try:
-            if fault is None:
-                self._send(handler, counter, request, answer)
-            else:
-                getattr(self, "_do_" + fault.kind)(fault, handler, counter, request, answer)
-        finally:
-            with self._lock:
-                self.log.append(
-                    Logged(
-                        request.method,
-                        request.target,
-                        request.headers,
-                        answer.status,
-                        counter.sent,
-                        request.body,
-                    )
-                )
+        entry = Logged(request)
+        counter = _Counter(handler, entry, self)
+        if fault is None:
+            self._send(handler, counter, request, answer)
+        else:
+            getattr(self, "_do_" + fault.kind)(fault, handler, counter, request, answer)
+        counter.begin(answer)  # what was not answered at all is logged too
 
     def _pick(self, request: Request) -> Optional[Fault]:
         with self._lock:
@@ -235,14 +225,14 @@ class FaultyRegistry(RegistryServer):
 
     def _send(self, handler: Any, counter: _Counter, request: Request, answer: Answer) -> None:
         answer.headers.setdefault("Content-Length", str(answer.length))
-        handler.send_head(answer)
+        counter.begin(answer)
         if request.method != "HEAD":
             for piece in _pieces(answer):
                 counter.send(piece)
 
     def _cut(self, fault: Fault, handler: Any, counter: _Counter, answer: Answer) -> None:
         answer.headers.setdefault("Content-Length", str(answer.length + fault.announce))
-        handler.send_head(answer)
+        counter.begin(answer)
         left = fault.after
         for piece in _pieces(answer):
             counter.send(piece[:left])
@@ -321,7 +311,7 @@ class FaultyRegistry(RegistryServer):
         self, fault: Fault, handler: Any, counter: _Counter, request: Request, answer: Answer
     ) -> None:
         answer.headers["Transfer-Encoding"] = "chunked"
-        handler.send_head(answer)
+        counter.begin(answer)
         for piece in _pieces(answer, 7000):
             handler.wfile.write(b"%x\r\n" % len(piece))
             counter.send(piece)
@@ -332,7 +322,7 @@ class FaultyRegistry(RegistryServer):
         self, fault: Fault, handler: Any, counter: _Counter, request: Request, answer: Answer
     ) -> None:
         answer.headers["Connection"] = "close"
-        handler.send_head(answer)
+        counter.begin(answer)
         for piece in _pieces(answer):
             counter.send(piece)
         handler.close_connection = True
@@ -341,7 +331,7 @@ class FaultyRegistry(RegistryServer):
         self, fault: Fault, handler: Any, counter: _Counter, request: Request, answer: Answer
     ) -> None:
         answer.headers["Content-Length"] = str(answer.length)
-        handler.send_head(answer)
+        counter.begin(answer)
         for piece in _pieces(answer, max(1, fault.rate // 20)):
             if self._stopping.wait(len(piece) / fault.rate):
                 break
@@ -356,7 +346,8 @@ class FaultyRegistry(RegistryServer):
     def _do_hang(
         self, fault: Fault, handler: Any, counter: _Counter, request: Request, answer: Answer
     ) -> None:
-        handler.close_connection = True
+        answer.status, handler.close_connection = 0, True
+        counter.begin(answer)
         self._stopping.wait(fault.seconds or 300)
 
     def _do_drop(
@@ -374,7 +365,7 @@ class FaultyRegistry(RegistryServer):
         self, fault: Fault, handler: Any, counter: _Counter, request: Request, answer: Answer
     ) -> None:
         answer.headers["Transfer-Encoding"] = "chunked"
-        handler.send_head(answer)
+        counter.begin(answer)
         handler.close_connection = True
         while not self._stopping.is_set():
             handler.wfile.write(b"10000\r\n")
@@ -384,7 +375,8 @@ class FaultyRegistry(RegistryServer):
     def _do_garbage(
         self, fault: Fault, handler: Any, counter: _Counter, request: Request, answer: Answer
     ) -> None:
-        handler.close_connection = True
+        answer.status, handler.close_connection = 0, True
+        counter.begin(answer)
         handler.wfile.write(b"\x00\xff\x1b[31m this is not HTTP\r\n\r\n")
 
     def _do_norange(
@@ -423,17 +415,32 @@ class FaultyRegistry(RegistryServer):
 
 
 class _Counter:
-    """Sends body bytes and counts them, also those of a transfer that breaks."""
+    """Sends an answer and keeps its entry of the log, also that of a transfer that breaks.
 
-    def __init__(self, handler: Any) -> None:
-        self.handler, self.sent = handler, 0
+    The entry is there before the client can have seen anything."""
+
+    def __init__(self, handler: Any, entry: Logged, registry: FaultyRegistry) -> None:
+        self.handler, self.entry, self.registry, self.begun = handler, entry, registry, False
+
+    def begin(self, answer: Answer) -> None:
+        if self.begun:
+            return
+        self.begun = True
+        self.entry.status = 0 if self.handler.close_connection and not answer.status else answer.status
+        with self.registry._lock:
+            self.registry.log.append(self.entry)
+        if self.entry.status and not self.registry._stopping.is_set():
+            self.handler.send_head(answer)
 
     def send(self, data: bytes) -> None:
+        self.entry.sent += len(data)
         view = memoryview(data)
-        while view:
-            done = self.handler.connection.send(view)
-            self.sent += done
-            view = view[done:]
+        try:
+            while view:
+                view = view[self.handler.connection.send(view) :]
+        except OSError:
+            self.entry.sent -= len(view)
+            raise
 
 
 def _pieces(answer: Answer, size: int = 1 << 16) -> Iterator[bytes]:
@@ -447,49 +454,3 @@ def _pieces(answer: Answer, size: int = 1 << 16) -> Iterator[bytes]:
         while left > 0 and (piece := f.read(min(size, left))):
             left -= len(piece)
             yield piece
-
-
-def self_signed(directory: Path, host: str = "127.0.0.1") -> tuple[Path, Path]:
-    """A new certificate for ``host`` that is its own authority: paths of certificate and key (PEM)."""
-    import datetime
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"test {secrets.token_hex(4)}")])
-    names: list[x509.GeneralName] = [x509.DNSName("localhost")]
-    with contextlib.suppress(ValueError):
-        names.append(x509.IPAddress(ipaddress.ip_address(host)))
-    now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=30))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    directory.mkdir(parents=True, exist_ok=True)
-    cert_file, key_file = directory / "cert.pem", directory / "key.pem"
-    cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return cert_file, key_file
-
-
-def tls_context(cert: Path, key: Path, client_ca: Optional[Path] = None) -> ssl.SSLContext:
-    """A server's TLS context; with ``client_ca`` it demands a client certificate of that authority."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    if client_ca:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(client_ca)
-    return context

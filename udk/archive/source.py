@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from udk.errors import InvalidReferenceError
-from udk.registry.client import RegistryClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from udk.oci.descriptor import Descriptor
     from udk.oci.digest import Digest
     from udk.oci.reference import Reference
+    from udk.registry.client import RegistryClient
 
 
 class ImageSource:
@@ -61,4 +61,6 @@ def open_source(reference: Reference, client: RegistryClient | None = None) -> I
     """The source of ``reference``."""
     if reference.is_local:
         raise InvalidReferenceError(f"{reference.transport}: is not supported yet")
+    from udk.registry.client import RegistryClient
+
     return RegistrySource(reference, client or RegistryClient())

@@ -23,8 +23,8 @@ MAX_DIFF_IDS = 1000
 # Linux's numbers, the same on all architectures that container images exist for (mips has others, and no
 # images).
 _SIGNALS = (
-    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU"
-    " URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
+    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN"
+    " TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
 )
 SIGNALS = {name: number for number, name in enumerate(_SIGNALS.split(), 1)}
 SIGNALS.update({"IOT": 6, "CLD": 17, "POLL": 29})

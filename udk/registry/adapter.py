@@ -1,0 +1,142 @@
+"""requests' adapter, with our TLS contexts and guarded connections instead of what requests brings.
+
+``requests`` is used through this adapter only, without sessions: no cookies, no .netrc, no redirects of its
+own, and no decoding of bodies, whose bytes are hashed as they came.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from udk.oci.text import clean
+from udk.registry.peers import RefusedPeer, inside
+
+if TYPE_CHECKING:
+    import ssl
+    from typing import Any
+
+    import requests
+
+
+class Policy(threading.local):
+    """What the guarded connections of this thread's current exchange may do."""
+
+    first = ""
+    deadline = 30.0
+    proxied = False
+
+
+policy = Policy()
+
+
+class _Guard:
+    """Connection mixin: checks whom a name led to, and bounds the time for the head of an answer.
+
+    A time-out of a socket bounds a single read only: a server that sends a byte now and then would hold us
+    for ever. So a timer shuts the socket down."""
+
+    sock: Any
+    host: str
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        if policy.proxied:
+            return
+        try:
+            peer = self.sock.getpeername()[0]
+        except (OSError, AttributeError, IndexError):
+            return
+        reason = inside(str(peer), policy.first) if self.host.strip("[]").lower() != policy.first else ""
+        if reason:
+            self.close()  # type: ignore[attr-defined]
+            raise RefusedPeer(f"{clean(self.host, 80)} is not contacted: it is {reason}")
+
+    def getresponse(self, *args: Any, **kwargs: Any) -> Any:
+        timer = threading.Timer(2 * policy.deadline, shut, (self.sock,))
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            timer.cancel()
+
+
+def shut(sock: Any) -> None:
+    try:
+        sock.shutdown(2)
+    except (OSError, AttributeError):
+        pass
+
+
+class _HTTPConnection(_Guard, HTTPConnection):
+    pass
+
+
+class _HTTPSConnection(_Guard, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+class Adapter(HTTPAdapter):
+    """requests' adapter with our TLS context (None: plain HTTP) instead of the bundle that requests
+    brings."""
+
+    def __init__(self, context: ssl.SSLContext | None, connections: int) -> None:
+        self._tls = {"ssl_context": context} if context is not None else {}
+        super().__init__(pool_connections=4, pool_maxsize=connections)
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:
+        super().init_poolmanager(connections, maxsize, block=block, **self._tls, **kwargs)
+        _guarded(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        return _guarded(super().proxy_manager_for(proxy, **self._tls, **kwargs))
+
+    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+        parts = urlsplit(request.url)
+        return {"scheme": parts.scheme, "host": parts.hostname, "port": parts.port}, {}
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """The context verifies."""
+
+
+def _guarded(manager: Any) -> Any:
+    if not type(manager).__name__.startswith("SOCKS"):
+        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+    return manager
+
+
+def reader(response: requests.Response) -> Any:
+    """A function that returns what has come, up to so many bytes, waiting only if that is nothing.
+
+    urllib3 before 2.1 lacks it, and reads until it has all that was asked for: too late to notice a stall."""
+    raw: Any = response.raw
+    if hasattr(raw, "read1"):
+        return lambda size: raw.read1(size, decode_content=False)
+    return raw._fp.read1
+
+
+def socket_of(raw: Any) -> Any:
+    """The socket under an answer, None if it cannot be found."""
+    for name in ("_fp", "fp", "raw", "_sock"):
+        raw = getattr(raw, name, None)
+    return raw
+
+
+def finished(response: requests.Response) -> bool:
+    inner = getattr(response.raw, "_fp", None)
+    closed = getattr(inner, "isclosed", None)
+    return bool(closed()) if closed is not None else True

@@ -1,0 +1,59 @@
+"""What requests, urllib3, ssl and sockets complain about, in a few words."""
+
+from __future__ import annotations
+
+import requests
+
+from udk.errors import RegistryError
+from udk.oci.text import clean
+
+
+def find(error: BaseException | None, kind: type[BaseException], depth: int = 0) -> BaseException | None:
+    """The exception of ``kind`` within the layers that requests and urllib3 wrap around it."""
+    if error is None or depth > 8:
+        return None
+    if isinstance(error, kind):
+        return error
+    inner = [getattr(error, "reason", None), error.__cause__, error.__context__, *error.args]
+    for item in inner:
+        if isinstance(item, BaseException):
+            found = find(item, kind, depth + 1)
+            if found is not None:
+                return found
+    return None
+
+
+def is_not_http(error: BaseException) -> bool:
+    import http.client
+
+    return find(error, http.client.BadStatusLine) is not None or find(error, ConnectionResetError) is not None
+
+
+def describe(error: BaseException) -> str:
+    """What went wrong, in a few words, from the innermost cause."""
+    import socket
+
+    if find(error, socket.timeout) is not None or isinstance(error, requests.exceptions.Timeout):
+        return "no answer in time"
+    for kind in (socket.gaierror, ConnectionRefusedError, ConnectionError, OSError):
+        found = find(error, kind)
+        if found is not None and not isinstance(found, requests.RequestException):
+            text = getattr(found, "strerror", None) or str(found)
+            return clean(text.strip().lower() if text else type(found).__name__, 120)
+    text = str(error).rpartition(": ")[2] or type(error).__name__
+    return clean(text, 120)
+
+
+def tls_error(host: str, error: BaseException) -> RegistryError:
+    """The error for a TLS connection that could not be made; trying again does not help."""
+    import ssl
+
+    found = find(error, ssl.SSLError)
+    reason = getattr(found, "verify_message", "") or getattr(found, "reason", "") or describe(error)
+    reason = str(reason).lower().replace("_", " ")
+    if getattr(found, "verify_message", "") or "certificate" in reason or "hostname" in reason:
+        return RegistryError(
+            f"the certificate of registry {host} is not trusted: {clean(reason, 120)}",
+            f"put its authority's certificate into ~/.config/containers/certs.d/{host}/ca.crt",
+        )
+    return RegistryError(f"registry {host} cannot be reached with TLS: {clean(reason, 120)}")
