@@ -30,7 +30,9 @@ FREESTANDING = [
 ]  # fmt: skip
 
 # program -> (directories of csrc whose *.c are compiled, extra compiler and linker arguments)
-PROGRAMS: dict[str, tuple[list[str], list[str]]] = {}
+PROGRAMS: dict[str, tuple[list[str], list[str]]] = {
+    "udk-guard": (["sys", "guard", "namespace"], []),
+}
 
 
 def compile_program(name: str, dirs: list[str], extra: list[str]) -> None:

@@ -14,15 +14,52 @@
 #include <asm/termbits.h>
 #include <asm/termios.h>
 #include <linux/fcntl.h>
-#include <linux/openat2.h>
+#include <linux/mman.h>
 #include <linux/resource.h>
 #include <linux/sched.h>
 #include <linux/stat.h>
-#include <linux/time_types.h>
 #include <linux/wait.h>
+#if __has_include(<linux/openat2.h>)
+#include <linux/openat2.h>
+#else /* headers before 5.6 */
+struct open_how {
+	uint64_t flags, mode, resolve;
+};
+#define RESOLVE_NO_XDEV 0x01
+#define RESOLVE_NO_MAGICLINKS 0x02
+#define RESOLVE_NO_SYMLINKS 0x04
+#define RESOLVE_BENEATH 0x08
+#define RESOLVE_IN_ROOT 0x10
+#endif
+#else
+#include <linux/openat2.h>
 #endif
 
-typedef struct __kernel_timespec ktimespec;
+typedef struct {
+	int64_t tv_sec, tv_nsec;
+} ktimespec;
+
+/* What the kernel's headers leave to libc's. */
+struct kiovec {
+	void *base;
+	size_t length;
+};
+
+struct kmsghdr {
+	void *name;
+	int name_length;
+	struct kiovec *iov;
+	size_t iov_length;
+	void *control;
+	size_t control_length;
+	unsigned flags;
+};
+
+struct kcmsghdr {
+	size_t length;
+	int level, type;
+	int fds[4];
+};
 
 /* The kernel's own sigaction, the same on both architectures. */
 struct ksigaction {
@@ -62,6 +99,9 @@ struct linux_dirent64 {
 #define DT_REG 8
 #define DT_LNK 10
 #define DT_SOCK 12
+#endif
+#ifndef MNT_DETACH
+#define MNT_DETACH 2
 #endif
 #ifndef MFD_CLOEXEC
 #define MFD_CLOEXEC 1U
@@ -124,6 +164,12 @@ static inline long sys_getxattr(const char *p, const char *name, void *v, size_t
 static inline long sys_setxattr(const char *p, const char *name, const void *v, size_t n, int f) { return SC5(__NR_setxattr, p, name, v, n, f); }
 static inline long sys_memfd_create(const char *name, unsigned flags) { return SC2(__NR_memfd_create, name, flags); }
 static inline long sys_splice(int a, int b, size_t n, unsigned flags) { return SC6(__NR_splice, a, 0, b, 0, n, flags); }
+
+/* sockets */
+static inline long sys_socket(int domain, int type, int protocol) { return SC3(__NR_socket, domain, type, protocol); }
+static inline long sys_socketpair(int domain, int type, int protocol, int fds[2]) { return SC4(__NR_socketpair, domain, type, protocol, fds); }
+static inline long sys_sendmsg(int fd, const struct kmsghdr *m, int flags) { return SC3(__NR_sendmsg, fd, m, flags); }
+static inline long sys_recvmsg(int fd, struct kmsghdr *m, int flags) { return SC3(__NR_recvmsg, fd, m, flags); }
 
 /* mounts */
 static inline long sys_mount(const char *s, const char *t, const char *type, unsigned long f, const void *data) { return SC5(__NR_mount, s, t, type, f, data); }

@@ -13,18 +13,33 @@ if TYPE_CHECKING:
 
 
 class Launch:
-    """What the guard starts: ``argv[0]`` is a host path, ``env`` its whole environment, ``fds`` open
-    descriptors that the program inherits (everything but 0, 1, 2 and these is closed on exec)."""
+    """What the guard starts.
 
-    __slots__ = ("argv", "env", "fds", "subreaper")
+    With an empty ``plan``, ``argv[0]`` is a host path (a loader, another runtime) that is executed as it is,
+    in the caller's working directory. With a ``plan`` (operations of :mod:`.plan`), the guard first makes the
+    root and the namespaces that it describes, and ``argv`` is the payload's own, looked up in the guest's
+    PATH.
+
+    ``env`` is the program's whole environment. ``fds`` are descriptors that it inherits, beside 0, 1, 2 and
+    those that udk itself inherited from its caller (PMI_FD, a jobserver); all others of udk's own are closed
+    on exec.
+    """
+
+    __slots__ = ("argv", "env", "fds", "plan", "subreaper")
 
     def __init__(
-        self, argv: list[str], env: dict[str, str], fds: tuple[int, ...] = (), subreaper: bool = True
+        self,
+        argv: list[str],
+        env: dict[str, str],
+        fds: tuple[int, ...] = (),
+        subreaper: bool = True,
+        plan: tuple[tuple[str, ...], ...] = (),
     ) -> None:
         self.argv = argv
         self.env = env
         self.fds = fds
         self.subreaper = subreaper  # False where a pid namespace already bounds the payload's processes
+        self.plan = plan
 
 
 class Engine:

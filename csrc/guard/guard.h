@@ -1,0 +1,87 @@
+/* The guard and its keeper.
+ *
+ *   guard   the process that was udk: same pid, same parent, the caller's session, group and cgroup
+ *    `- keeper   pid 1 of the container's pid namespace, or, without one, a subreaper on the host
+ *        `- payload
+ *
+ * Guard and keeper share a socket pair. Each notices the other's death by it (and by the parent-death signal), so that
+ * a SIGKILL of any one of them ends the container.
+ */
+#ifndef UDK_GUARD_H
+#define UDK_GUARD_H
+
+#include "guard/failure.h"
+#include "guard/plan.h"
+
+enum message_kind {
+	/* guard -> keeper */
+	MSG_GO = 1,  /* the ids are mapped */
+	MSG_SIGNAL,  /* value: send this signal to the payload */
+	/* keeper -> guard */
+	MSG_FAILED,  /* value: failure class; text */
+	MSG_TTY,     /* comes with the terminal's master descriptor */
+	MSG_STARTED, /* the payload's exec has happened */
+	MSG_STOPPED, /* value: signal by which the payload was stopped */
+	MSG_ENDED,   /* value: wait status of the payload */
+};
+
+struct message {
+	int kind, value;
+	char text[1000];
+};
+
+/* Sockets keep message boundaries; fd is passed along when >= 0. */
+long message_send(int socket, int kind, int value, const char *text, int fd);
+/* > 0: a message; 0: the other side is gone; -EAGAIN: nothing now. *fd is -1 or a descriptor received. */
+long message_receive(int socket, struct message *m, int *fd, bool wait);
+
+/* keeper.c: never returns. clone() put it into the plan's namespaces. */
+NORETURN void keeper_main(struct plan *plan, int socket);
+
+/* payload.c: never returns; failures go to the guard through the socket. */
+struct handover {
+	int socket, tty;      /* tty: the terminal's slave, or -1 */
+	unsigned umask;
+	struct rlimit64 files; /* RLIMIT_NOFILE as the caller had it */
+	bool pid_namespace;
+	struct join *join;
+};
+NORETURN void payload_main(struct plan *plan, const struct handover *h);
+
+/* processes.c: kills, and waits for, every descendant of this process, and every process whose environment holds
+ * UDK_COOKIE=cookie (NULL: descendants only). proc: a descriptor of the host's /proc. */
+void kill_container(int proc, const char *cookie);
+
+/* remove.c: removes a tree that nothing else uses any more, whatever its modes. 0, or the first error. */
+long remove_tree(const char *path);
+
+/* tty.c: the relay between the caller's terminal and the container's. */
+struct tty {
+	int master;         /* -1 when there is none (any more) */
+	bool raw, eof, broken;
+	size_t n_in, n_out; /* bytes waiting in the buffers */
+	char in[4096], out[4096];
+};
+bool tty_open(int *master, int *slave, struct failure *f); /* in the container */
+void tty_attach(struct tty *t, int master);                /* in the guard */
+void tty_raw(struct tty *t);
+void tty_resize(const struct tty *t);
+size_t tty_poll(const struct tty *t, struct pollfd *p);    /* fills in up to three entries */
+void tty_relay(struct tty *t);
+void tty_finish(struct tty *t); /* what is left of the output, then the terminal as it was */
+
+/* report.c */
+struct outcome {
+	int status; /* exit status of udk */
+	int signal; /* that ended the payload, or 0 */
+	bool timed_out, core, ran;
+	uint64_t wall_us;
+	struct rusage usage;
+	struct failure failure;
+};
+long report_running(const char *path, int guard, int keeper);
+long report_outcome(const char *path, const struct outcome *o);
+
+uint64_t now_us(void);
+
+#endif

@@ -1,0 +1,230 @@
+#include "guard/guard.h"
+#include "namespace/namespace.h"
+#include <linux/prctl.h>
+#include <linux/signalfd.h>
+
+/* How long (us) a signal sent to the whole process group may take to arrive at all of its members. */
+enum { GROUP_WINDOW = 50000 };
+
+struct keeper {
+	struct plan *plan;
+	int socket, signals, proc; /* proc: the host's /proc, to find processes by, or -1 in a pid namespace */
+	int payload;
+	bool pid_namespace;
+	/* When a signal reached the keeper itself, and when one was passed on for the guard: a signal to the process group
+	 * reaches guard, keeper and payload, and must not be delivered to the payload once more. 0: none. */
+	uint64_t seen[65], passed[65];
+};
+
+NORETURN static void give_up(struct keeper *k, const struct failure *f)
+{
+	message_send(k->socket, MSG_FAILED, (int)f->class, f->text, -1);
+	sys_exit(125);
+}
+
+NORETURN static void finish(struct keeper *k)
+{
+	if (!k->pid_namespace)
+		kill_container(k->proc, k->plan->cookie);
+	sys_exit(0); /* pid 1's end is the end of its namespace: the kernel kills the rest */
+}
+
+static bool same_group(const struct keeper *k)
+{
+	return !k->plan->tty && sys_getpgid(k->payload) == sys_getpgid(0);
+}
+
+static void pass_on(struct keeper *k, int sig)
+{
+	k->passed[sig] = now_us();
+	sys_kill(k->payload, sig);
+}
+
+static void signal_for_payload(struct keeper *k, int sig)
+{
+	if (sig < 1 || sig > 64)
+		return;
+	if (k->seen[sig] && now_us() - k->seen[sig] < GROUP_WINDOW && same_group(k)) {
+		k->seen[sig] = 0;
+		return;
+	}
+	k->seen[sig] = 0;
+	pass_on(k, sig);
+}
+
+/* A signal sent to the keeper itself: by the kernel (a terminal's, which the payload gets too), from inside ("kill 1"
+ * means the payload), or from outside, to it alone or to the group. */
+static void signal_for_keeper(struct keeper *k, const struct signalfd_siginfo *s)
+{
+	int sig = (int)s->ssi_signo;
+
+	if (s->ssi_code > 0 || sig == SIGCHLD)
+		return;
+	if (k->pid_namespace && s->ssi_pid > 0)
+		pass_on(k, sig);
+	else if (!k->passed[sig] || now_us() - k->passed[sig] > GROUP_WINDOW || !same_group(k))
+		k->seen[sig] = now_us();
+}
+
+/* Signals that reached the keeper but not the guard were meant for the container. Returns ms until the next look. */
+static int overdue(struct keeper *k)
+{
+	int wait = -1;
+	uint64_t now = now_us();
+
+	for (int sig = 1; sig <= 64; sig++) {
+		if (!k->seen[sig])
+			continue;
+		if (now - k->seen[sig] >= GROUP_WINDOW) {
+			k->seen[sig] = 0;
+			pass_on(k, sig);
+		} else {
+			wait = GROUP_WINDOW / 1000;
+		}
+	}
+	return wait;
+}
+
+static void reap(struct keeper *k)
+{
+	for (;;) {
+		int status;
+		long pid = sys_wait4(-1, &status, 1 /* WNOHANG */ | 2 /* WUNTRACED */, NULL);
+		if (pid <= 0)
+			return;
+		if (pid != k->payload)
+			continue;
+		if (WIFSTOPPED(status)) {
+			message_send(k->socket, MSG_STOPPED, WSTOPSIG(status), NULL, -1);
+			continue;
+		}
+		message_send(k->socket, MSG_ENDED, status, NULL, -1);
+		finish(k);
+	}
+}
+
+NORETURN static void watch(struct keeper *k)
+{
+	struct pollfd p[2] = { { .fd = k->signals, .events = POLLIN }, { .fd = k->socket, .events = POLLIN } };
+
+	for (;;) {
+		struct signalfd_siginfo s;
+		struct message m;
+		int fd, wait = overdue(k);
+		ktimespec t = { wait / 1000, wait % 1000 * 1000000 };
+		sys_ppoll(p, 2, wait < 0 ? NULL : &t, NULL);
+		bool child = false;
+		while (sys_read(k->signals, &s, sizeof s) == sizeof s) {
+			child |= s.ssi_signo == SIGCHLD;
+			signal_for_keeper(k, &s);
+		}
+		for (;;) {
+			long r = message_receive(k->socket, &m, &fd, false);
+			if (r == -EAGAIN)
+				break;
+			if (r <= 0) /* the guard is gone: so is its container */
+				finish(k);
+			if (m.kind == MSG_SIGNAL)
+				signal_for_payload(k, m.value);
+		}
+		if (child)
+			reap(k);
+	}
+}
+
+/* Closed pipes must be noticed at the other end as soon as the payload closes them. */
+static void drop_streams(void)
+{
+	long fd = sys_open("/dev/null", O_RDWR | O_CLOEXEC, 0);
+
+	for (int i = 0; i < 3; i++) {
+		if (fd >= 0 && fd != i)
+			sys_dup3((int)fd, i, O_CLOEXEC);
+		else if (fd < 0)
+			sys_close(i);
+	}
+	if (fd > 2)
+		sys_close((int)fd);
+}
+
+/* The parent-death signal, and the case that the parent died before it was asked for. */
+static void follow_guard(struct keeper *k)
+{
+	struct pollfd p = { .fd = k->socket, .events = 0 };
+	ktimespec none = { 0, 0 };
+
+	sys_prctl(PR_SET_PDEATHSIG, k->pid_namespace ? SIGKILL : SIGTERM, 0, 0, 0);
+	if (!k->pid_namespace)
+		sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	if (sys_ppoll(&p, 1, &none, NULL) > 0 && p.revents & (POLLHUP | POLLERR))
+		sys_exit(125);
+}
+
+static bool set_up(struct keeper *k, struct join *join, struct failure *f)
+{
+	struct plan *p = k->plan;
+
+	if (p->clone_flags & CLONE_NEWUSER && !p->map_tool_uid && !ns_map_self(p, f))
+		return false;
+	if (p->map_tool_uid) {
+		struct message m;
+		int fd;
+		if (message_receive(k->socket, &m, &fd, true) <= 0 || m.kind != MSG_GO)
+			sys_exit(125);
+		/* newuidmap may have put the caller's id elsewhere than at 0 */
+		if (sys_setresgid(0, 0, 0) < 0 || sys_setresuid(0, 0, 0) < 0)
+			return fail(f, FAIL_UDK, "the mapped root cannot be assumed");
+	}
+	if (p->clone_flags & CLONE_NEWNS && !ns_setup(p, f))
+		return false;
+	return !p->join || (ns_join_open(p, join, f) && ns_join_keeper(join, f));
+}
+
+void keeper_main(struct plan *plan, int socket)
+{
+	struct keeper k = { .plan = plan, .socket = socket, .proc = -1, .pid_namespace = plan->clone_flags & CLONE_NEWPID };
+	struct handover h = { .socket = socket, .tty = -1, .pid_namespace = k.pid_namespace };
+	struct join join;
+	struct failure f = { .class = FAIL_UDK };
+	sigmask all = ALL_SIGNALS;
+	int master = -1;
+
+	sys_prctl(PR_SET_NAME, (unsigned long)(k.pid_namespace ? "udk-init" : "udk-keeper"), 0, 0, 0);
+	if (!k.pid_namespace)
+		k.proc = (int)sys_open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+	/* every bind source is held open for a moment */
+	sys_prlimit(0, RLIMIT_NOFILE, NULL, &h.files);
+	struct rlimit64 most = { h.files.rlim_max, h.files.rlim_max };
+	sys_prlimit(0, RLIMIT_NOFILE, &most, NULL);
+	h.umask = (unsigned)sys_umask(0);
+	if (!set_up(&k, &join, &f))
+		give_up(&k, &f);
+	if (plan->dry)
+		sys_exit(0);
+	h.join = plan->join ? &join : NULL;
+	follow_guard(&k);
+	if (plan->tty) {
+		if (!tty_open(&master, &h.tty, &f))
+			give_up(&k, &f);
+		message_send(socket, MSG_TTY, 0, NULL, master);
+		sys_close(master);
+	}
+	k.signals = (int)sys_signalfd(-1, &all, O_CLOEXEC | O_NONBLOCK);
+	if (k.signals < 0) {
+		fail(&f, FAIL_UDK, "signalfd: %s", errno_text(k.signals));
+		give_up(&k, &f);
+	}
+	/* vfork semantics: when this returns here, the payload's exec has happened or has failed and said so. */
+	k.payload = (int)sys_clone_flags(CLONE_VFORK | SIGCHLD);
+	if (k.payload == 0)
+		payload_main(plan, &h);
+	if (k.payload < 0) {
+		fail(&f, FAIL_UDK, "the payload cannot be started: %s", errno_text(k.payload));
+		give_up(&k, &f);
+	}
+	message_send(socket, MSG_STARTED, k.payload, NULL, -1);
+	if (h.tty >= 0)
+		sys_close(h.tty);
+	drop_streams();
+	watch(&k);
+}

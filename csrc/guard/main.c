@@ -1,0 +1,359 @@
+/* udk-guard: the process that stays while a container runs. docs/adr/guard-protocol.md tells the whole story.
+ *
+ *   udk-guard run FD [words for ps]   execute the plan in descriptor FD
+ *   udk-guard remove FD               remove the plan's paths, with its id maps
+ *   udk-guard kill COOKIE             kill every process whose environment has UDK_COOKIE=COOKIE
+ */
+#include "guard/guard.h"
+#include "guard/userns.h"
+#include <linux/prctl.h>
+#include <linux/signalfd.h>
+
+enum { EXIT_UDK = 125, SOCK_SEQPACKET_CLOEXEC = 5 | 02000000 };
+
+struct guard {
+	struct plan plan;
+	char **envp;
+	int socket, signals, keeper;
+	bool started, ended, reaped;
+	int status;      /* the payload's wait status */
+	int aborted;     /* signal that came before the payload was there */
+	uint64_t start, deadline, kill_at; /* us; 0: none */
+	struct tty tty;
+	struct outcome outcome;
+};
+
+NORETURN static void refuse(const char *text)
+{
+	say(2, "udk: error: %s\n", text);
+	sys_exit(EXIT_UDK);
+}
+
+static void to_payload(struct guard *g, int sig)
+{
+	message_send(g->socket, MSG_SIGNAL, sig, NULL, -1);
+}
+
+/* Ends everything: pid 1's death is the whole namespace's; without one the keeper's orphans become ours. */
+static void kill_all(struct guard *g)
+{
+	sys_kill(g->keeper, SIGKILL);
+}
+
+/* As the terminal's driver would have stopped us, so that the shell that started udk gets its prompt back. */
+static void stop_ourselves(int sig)
+{
+	sigmask bit = SIGBIT(sig), old;
+
+	sys_signal_default(sig, false);
+	sys_kill((int)sys_getpid(), sig);
+	sys_sigprocmask(SIG_UNBLOCK, &bit, &old);
+	sys_sigprocmask(SIG_SETMASK, &old, NULL);
+}
+
+static void on_signal(struct guard *g, const struct signalfd_siginfo *s)
+{
+	int sig = (int)s->ssi_signo;
+	bool ends = sig == SIGTERM || sig == SIGINT || sig == SIGHUP || sig == SIGQUIT;
+
+	if (sig == SIGCHLD)
+		return;
+	if (g->plan.tty && (sig == SIGWINCH || sig == SIGCONT)) {
+		if (sig == SIGCONT && g->tty.raw)
+			tty_raw(&g->tty);
+		tty_resize(&g->tty);
+		if (sig == SIGWINCH)
+			return; /* the container's terminal tells the payload itself */
+	}
+	if (!g->started && ends) {
+		g->aborted = sig;
+		kill_all(g);
+		return;
+	}
+	/* The kernel sends a terminal's signals to the whole process group: the payload has them already. With a terminal
+	 * of its own it is in another session, and what reaches us is for it. */
+	if (s->ssi_code > 0 && !g->plan.tty)
+		return;
+	to_payload(g, sig);
+}
+
+static void on_message(struct guard *g, const struct message *m, int fd)
+{
+	switch (m->kind) {
+	case MSG_FAILED:
+		g->outcome.failure.class = (enum failure_class)m->value;
+		str_copy(g->outcome.failure.text, m->text, sizeof g->outcome.failure.text);
+		break;
+	case MSG_TTY:
+		tty_attach(&g->tty, fd);
+		break;
+	case MSG_STARTED:
+		g->started = true;
+		g->outcome.ran = !g->outcome.failure.class;
+		/* Whoever reads the payload's output must see its end when the payload closes it, not when we go. */
+		if (!g->plan.tty && g->outcome.ran)
+			for (int i = 0; i < 2; i++)
+				sys_close(i);
+		break;
+	case MSG_STOPPED:
+		if (!g->plan.tty && (m->value == SIGTSTP || m->value == SIGTTIN || m->value == SIGTTOU))
+			stop_ourselves(m->value);
+		break;
+	case MSG_ENDED:
+		g->ended = true;
+		g->status = m->value;
+		break;
+	}
+}
+
+static void messages(struct guard *g)
+{
+	struct message m;
+	int fd;
+
+	while (g->socket >= 0) {
+		long r = message_receive(g->socket, &m, &fd, false);
+		if (r == -EAGAIN)
+			return;
+		if (r <= 0) {
+			sys_close(g->socket);
+			g->socket = -1;
+			return;
+		}
+		on_message(g, &m, fd);
+	}
+}
+
+static void reap(struct guard *g)
+{
+	struct rusage usage;
+	int status;
+	long pid;
+
+	while ((pid = sys_wait4(-1, &status, 1 /* WNOHANG */, &usage)) > 0)
+		if (pid == g->keeper) {
+			g->reaped = true;
+			g->outcome.usage = usage;
+		}
+}
+
+static void timers(struct guard *g)
+{
+	uint64_t now = now_us();
+
+	if (g->deadline && now >= g->deadline) {
+		g->deadline = 0;
+		g->outcome.timed_out = true;
+		if (g->started && g->plan.kill_after_ms) {
+			to_payload(g, g->plan.stop_signal);
+			to_payload(g, SIGCONT); /* a stopped payload could not act on it */
+			g->kill_at = now + g->plan.kill_after_ms * 1000;
+		} else {
+			kill_all(g);
+		}
+	}
+	if (g->kill_at && now >= g->kill_at) {
+		g->kill_at = 0;
+		kill_all(g);
+	}
+}
+
+static void wait_for_something(struct guard *g)
+{
+	struct pollfd p[5] = { { .fd = g->signals, .events = POLLIN }, { .fd = g->socket, .events = POLLIN } };
+	size_t n = 2 + tty_poll(&g->tty, p + 2);
+	uint64_t next = g->deadline ? g->deadline : g->kill_at, now = next ? now_us() : 0;
+	uint64_t wait = next > now ? next - now : 0;
+	ktimespec t = { (int64_t)(wait / 1000000), (int64_t)(wait % 1000000) * 1000 };
+
+	sys_ppoll(p, n, next ? &t : NULL, NULL);
+}
+
+static void run(struct guard *g)
+{
+	struct signalfd_siginfo s;
+
+	while (!g->reaped) {
+		bool child = false;
+		wait_for_something(g);
+		messages(g);
+		while (sys_read(g->signals, &s, sizeof s) == sizeof s) {
+			child |= s.ssi_signo == SIGCHLD;
+			on_signal(g, &s);
+		}
+		tty_relay(&g->tty);
+		timers(g);
+		if (child) {
+			reap(g);
+			messages(g); /* its last words */
+		}
+	}
+}
+
+static void start(struct guard *g)
+{
+	struct plan *p = &g->plan;
+	int pair[2];
+	long r = sys_socketpair(1 /* AF_UNIX */, SOCK_SEQPACKET_CLOEXEC, 0, pair);
+
+	if (r < 0)
+		refuse("no socket pair: the system is out of file descriptors or memory");
+	g->socket = pair[0];
+	g->keeper = (int)sys_clone_flags(p->clone_flags | SIGCHLD);
+	if (g->keeper == 0) {
+		sys_close(pair[0]);
+		sys_close(g->signals);
+		keeper_main(p, pair[1]);
+	}
+	sys_close(pair[1]);
+	if (g->keeper < 0) {
+		userns_refused(g->keeper, &g->outcome.failure);
+		g->reaped = true;
+		return;
+	}
+	if (p->map_tool_uid) {
+		if (userns_map(p, g->keeper, g->envp, &g->outcome.failure))
+			message_send(g->socket, MSG_GO, 0, NULL, -1);
+		else
+			kill_all(g);
+	}
+	if (p->state)
+		report_running(p->state, (int)sys_getpid(), g->keeper);
+}
+
+/* The exit status, from the strongest reason to the weakest. */
+static void conclude(struct guard *g)
+{
+	struct outcome *o = &g->outcome;
+
+	o->wall_us = now_us() - g->start;
+	if (g->ended && !(o->failure.class && !o->ran)) {
+		o->signal = WIFSIGNALED(g->status) ? WTERMSIG(g->status) : 0;
+		o->core = o->signal && WCOREDUMP(g->status);
+		o->status = o->signal ? 128 + o->signal : WEXITSTATUS(g->status);
+	} else if (o->failure.class) {
+		o->status = o->failure.class == FAIL_NOT_FOUND ? 127 : o->failure.class == FAIL_NOT_EXECUTABLE ? 126 : EXIT_UDK;
+	} else if (g->aborted) {
+		o->status = 128 + g->aborted;
+		o->signal = g->aborted;
+	} else if (g->plan.dry) {
+		o->status = 0;
+	} else {
+		o->status = 128 + SIGKILL;
+		o->signal = SIGKILL;
+	}
+}
+
+/* Another engine may do what this one could not: the command is started afresh, as it was, and told what failed. */
+static void fall_back(struct guard *g)
+{
+	static char entry[2048];
+	struct plan *p = &g->plan;
+	const char *before = env_get(g->envp, "UDK_ENGINE_FAILED");
+	size_t n = 0;
+
+	fmt(entry, sizeof entry, "UDK_ENGINE_FAILED=%s%s%s: %s", before ? before : "", before ? "\n" : "", p->fallback[0],
+	    g->outcome.failure.text);
+	while (g->envp[n])
+		n++;
+	char **env = sys_mmap(NULL, (n + 2) * sizeof *env, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (is_error((long)env))
+		return;
+	size_t m = 0;
+	for (size_t i = 0; i < n; i++)
+		if (!str_starts(g->envp[i], "UDK_ENGINE_FAILED="))
+			env[m++] = g->envp[i];
+	env[m++] = entry;
+	env[m] = NULL;
+	sys_prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
+	sys_sigprocmask(SIG_SETMASK, &p->signals, NULL);
+	sys_execve(p->fallback[1], p->fallback + 1, env);
+}
+
+static void clean_up(struct guard *g)
+{
+	struct plan *p = &g->plan;
+	struct failure f;
+
+	if (p->state)
+		report_outcome(p->state, &g->outcome);
+	/* What cannot be removed now is left to the sweeper: the payload's status is what the caller waits for. */
+	userns_remove(p, g->envp, &f);
+	for (size_t i = 0; i < p->n_unlink; i++)
+		sys_unlinkat(AT_FDCWD, p->unlink[i], 0);
+}
+
+static int command_run(const char *fd_text, char **envp)
+{
+	static struct guard g = { .socket = -1, .tty = { .master = -1 } };
+	sigmask all = ALL_SIGNALS;
+	uint64_t fd;
+
+	g.start = now_us();
+	g.envp = envp;
+	sys_sigprocmask(SIG_BLOCK, &all, NULL);
+	const char *wrong = parse_u64(fd_text, 10, &fd) ? plan_read((int)fd, &g.plan) : "no descriptor";
+	if (wrong)
+		refuse(wrong);
+	sys_prctl(PR_SET_NAME, (unsigned long)"udk", 0, 0, 0);
+	sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	g.signals = (int)sys_signalfd(-1, &all, O_CLOEXEC | O_NONBLOCK);
+	if (g.signals < 0)
+		refuse("no signal descriptor: the system is out of file descriptors or memory");
+	if (g.plan.timeout_ms)
+		g.deadline = g.start + g.plan.timeout_ms * 1000;
+	start(&g);
+	run(&g);
+	/* Without a pid namespace, orphans of a keeper that died unforeseen are ours now. */
+	if (!g.ended && g.keeper > 0 && !(g.plan.clone_flags & CLONE_NEWPID)) {
+		long proc = sys_open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+		if (proc >= 0)
+			kill_container((int)proc, g.plan.cookie);
+	}
+	tty_finish(&g.tty);
+	conclude(&g);
+	struct outcome *o = &g.outcome;
+	clean_up(&g);
+	if (o->failure.class == FAIL_ENGINE && !o->ran && g.plan.n_fallback > 1)
+		fall_back(&g);
+	if (o->failure.class && !o->ran)
+		say(2, "udk: error: %s\n", o->failure.text);
+	if (g.plan.stats && report_outcome(g.plan.stats, o) < 0 && o->status == 0)
+		say(2, "udk: error: %s: the stats file cannot be written\n", g.plan.stats);
+	return o->status;
+}
+
+static int command_remove(const char *fd_text, char **envp)
+{
+	static struct plan plan;
+	struct failure f;
+	uint64_t fd;
+	const char *wrong = parse_u64(fd_text, 10, &fd) ? plan_read((int)fd, &plan) : "no descriptor";
+
+	if (wrong)
+		refuse(wrong);
+	if (!userns_remove(&plan, envp, &f))
+		refuse(f.text);
+	return 0;
+}
+
+static int command_kill(const char *cookie)
+{
+	long proc = sys_open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+
+	if (proc < 0)
+		refuse("/proc is not mounted");
+	kill_container((int)proc, cookie);
+	return 0;
+}
+
+int main(int argc, char **argv, char **envp)
+{
+	if (argc >= 3 && str_eq(argv[1], "run"))
+		return command_run(argv[2], envp);
+	if (argc == 3 && str_eq(argv[1], "remove"))
+		return command_remove(argv[2], envp);
+	if (argc == 3 && str_eq(argv[1], "kill") && argv[2][0])
+		return command_kill(argv[2]);
+	refuse("udk-guard is started by udk, not by hand");
+}

@@ -1,0 +1,47 @@
+#include "guard/guard.h"
+
+enum { SOL_SOCKET_ = 1, SCM_RIGHTS_ = 1, MSG_DONTWAIT_ = 0x40, MSG_NOSIGNAL_ = 0x4000, MSG_CMSG_CLOEXEC_ = 0x40000000 };
+
+long message_send(int socket, int kind, int value, const char *text, int fd)
+{
+	struct message m = { .kind = kind, .value = value };
+	size_t n = str_copy(m.text, text ? text : "", sizeof m.text);
+	struct kiovec iov = { &m, offsetof(struct message, text) + MIN(n, sizeof m.text - 1) + 1 };
+	struct kcmsghdr control = { .length = 20, .level = SOL_SOCKET_, .type = SCM_RIGHTS_, .fds = { fd } };
+	struct kmsghdr header = { .iov = &iov, .iov_length = 1 };
+	long r;
+
+	if (fd >= 0) {
+		header.control = &control;
+		header.control_length = 24;
+	}
+	do
+		r = sys_sendmsg(socket, &header, MSG_NOSIGNAL_);
+	while (r == -EINTR);
+	return r;
+}
+
+long message_receive(int socket, struct message *m, int *fd, bool wait)
+{
+	struct kiovec iov = { m, sizeof *m };
+	struct kcmsghdr control = { .length = 0 };
+	struct kmsghdr header = { .iov = &iov, .iov_length = 1, .control = &control, .control_length = sizeof control };
+	long r;
+
+	do
+		r = sys_recvmsg(socket, &header, (wait ? 0 : MSG_DONTWAIT_) | MSG_CMSG_CLOEXEC_);
+	while (r == -EINTR);
+	if (r < (long)offsetof(struct message, text))
+		return r == -ECONNRESET || r >= 0 ? 0 : r;
+	m->text[MIN((size_t)r - offsetof(struct message, text), sizeof m->text - 1)] = 0;
+	*fd = header.control_length >= 20 && control.type == SCM_RIGHTS_ ? control.fds[0] : -1;
+	return r;
+}
+
+uint64_t now_us(void)
+{
+	ktimespec t = { 0, 0 };
+
+	sys_clock_gettime(1 /* CLOCK_MONOTONIC */, &t);
+	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}

@@ -1,0 +1,85 @@
+/* The plan: everything the guard and the namespace launcher are told, as typed operations.
+ *
+ * On the wire it is a sequence of NUL-terminated strings in a file the guard inherits: "udk-plan", "1", then
+ * operations, each a name followed by as many arguments as its kind has. Python compiles it (udk/engines/plan.py),
+ * the guard checks all of it before it touches anything, and whoever executes an operation never sees its text again.
+ * docs/adr/guard-protocol.md describes every operation.
+ */
+#ifndef UDK_PLAN_H
+#define UDK_PLAN_H
+
+#include "sys/sys.h"
+
+/* An operation that the launcher executes, in order. */
+enum op_kind {
+	OP_BIND,     /* source target flags(r read-only, o optional, d source is a directory) */
+	OP_FILE,     /* content target flags(r) */
+	OP_TMPFS,    /* target options flags(r, n noexec) */
+	OP_DEV,      /* target */
+	OP_SHM,      /* target options */
+	OP_DEVPTS,   /* target */
+	OP_PROC,     /* target */
+	OP_SYS,      /* target */
+	OP_DIR,      /* target: is made where missing */
+	OP_OWNER,    /* path uid gid mode(octal) */
+	OP_READONLY, /* the root becomes read-only */
+};
+
+struct op {
+	enum op_kind kind;
+	const char *arg[4];
+};
+
+struct id_map {
+	uint32_t inside, outside, count;
+};
+
+enum { MAX_LOWER = 256, MAX_MAPS = 32, MAX_LIMITS = 32, MAX_GROUPS = 256 };
+
+struct plan {
+	/* the payload */
+	char **argv, **env;
+	const char *program; /* host path to execute instead of looking argv[0] up in the guest's PATH, or NULL */
+	const char *cwd;
+	bool null_stdin, tty;
+	struct {
+		int what;
+		uint64_t soft, hard;
+	} limits[MAX_LIMITS];
+	size_t n_limits;
+	sigmask signals;       /* the caller's signal mask */
+	sigmask default_signals; /* signals whose disposition goes back to the default */
+	bool new_privileges;   /* the payload may gain privileges by exec (subordinate ids only) */
+	bool set_ids;          /* uid, gid and groups are to be set (else the mapping already shows them) */
+	uint32_t uid, gid, groups[MAX_GROUPS];
+	size_t n_groups;
+	uint64_t keep_caps; /* what stays in the bounding set of a payload in a user namespace of its own */
+
+	/* the guard */
+	const char *cookie; /* value of UDK_COOKIE in the payload's environment, or NULL */
+	uint64_t timeout_ms, kill_after_ms;
+	int stop_signal;
+	const char *stats, *state; /* paths of JSON files, or NULL */
+	char **remove, **unlink, **fallback;
+	size_t n_remove, n_unlink, n_fallback, n_argv, n_env;
+
+	/* the namespaces */
+	unsigned long clone_flags; /* CLONE_NEW*; 0: no namespaces of our own */
+	struct id_map uids[MAX_MAPS], gids[MAX_MAPS];
+	size_t n_uids, n_gids;
+	const char *map_tool_uid, *map_tool_gid; /* newuidmap and newgidmap, or NULL: the map is self-written */
+	const char *lower[MAX_LOWER];
+	size_t n_lower;
+	const char *upper, *work; /* NULL: memory */
+	bool volatile_upper, plain_root; /* plain: upper is the whole root */
+	const char *hostname;
+	bool loopback, dry;
+	int join; /* pid whose namespaces are entered, or 0 */
+	struct op *ops;
+	size_t n_ops;
+};
+
+/* Reads the plan from fd (a regular file or memfd) and closes it. Returns NULL, or what is wrong with it. */
+const char *plan_read(int fd, struct plan *plan);
+
+#endif
