@@ -79,7 +79,6 @@ struct outcome {
 	struct rusage usage;
 	struct failure failure;
 };
-long report_running(const char *path, int guard, int keeper);
 long report_outcome(const char *path, const struct outcome *o);
 
 uint64_t now_us(void);

@@ -24,8 +24,8 @@ NORETURN static void give_up(struct keeper *k, const struct failure *f)
 
 NORETURN static void finish(struct keeper *k)
 {
-	if (!k->pid_namespace)
-		kill_container(k->proc, k->plan->cookie);
+	if (!k->pid_namespace) /* as long as it lives, all orphans are its children: descent finds them all */
+		kill_container(k->proc, NULL);
 	sys_exit(0); /* pid 1's end is the end of its namespace: the kernel kills the rest */
 }
 

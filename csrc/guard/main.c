@@ -217,8 +217,6 @@ static void start(struct guard *g)
 		else
 			kill_all(g);
 	}
-	if (p->state)
-		report_running(p->state, (int)sys_getpid(), g->keeper);
 }
 
 /* The exit status, from the strongest reason to the weakest. */
@@ -275,8 +273,6 @@ static void clean_up(struct guard *g)
 	struct plan *p = &g->plan;
 	struct failure f;
 
-	if (p->state)
-		report_outcome(p->state, &g->outcome);
 	/* What cannot be removed now is left to the sweeper: the payload's status is what the caller waits for. */
 	userns_remove(p, g->envp, &f);
 	for (size_t i = 0; i < p->n_unlink; i++)

@@ -5,7 +5,7 @@ enum arity { MAX_ARITY = 4 };
 /* Operations that set a field, and those of the launcher, which are kept in order. */
 enum field {
 	F_ARG, F_ENV, F_PROGRAM, F_CWD, F_NULL_STDIN, F_TTY, F_LIMIT, F_SIGMASK, F_DEFAULTS, F_NEW_PRIVILEGES, F_IDS,
-	F_GROUP, F_KEEP_CAPS, F_COOKIE, F_TIMEOUT, F_STOP_SIGNAL, F_STATS, F_STATE, F_REMOVE, F_UNLINK, F_FALLBACK,
+	F_GROUP, F_KEEP_CAPS, F_COOKIE, F_TIMEOUT, F_STOP_SIGNAL, F_STATS, F_REMOVE, F_UNLINK, F_FALLBACK,
 	F_CLONE, F_MAP_UID, F_MAP_GID, F_MAP_TOOLS, F_LOWER, F_UPPER, F_PLAIN, F_HOSTNAME, F_LOOPBACK, F_DRY, F_JOIN,
 	F_OP,
 };
@@ -31,7 +31,6 @@ static const struct {
 	{ "timeout", F_TIMEOUT, 2, 0 },
 	{ "stop-signal", F_STOP_SIGNAL, 1, 0 },
 	{ "stats", F_STATS, 1, 0 },
-	{ "state", F_STATE, 1, 0 },
 	{ "remove", F_REMOVE, 1, 0 },
 	{ "unlink", F_UNLINK, 1, 0 },
 	{ "fallback", F_FALLBACK, 1, 0 },
@@ -124,7 +123,6 @@ static bool take(struct plan *p, enum field field, char **a)
 		p->stop_signal = number(a[0], 10, 64, &v) ? (int)v : 0;
 		return p->stop_signal > 0;
 	case F_STATS: p->stats = a[0]; return a[0][0] == '/';
-	case F_STATE: p->state = a[0]; return a[0][0] == '/';
 	case F_REMOVE: p->remove[p->n_remove++] = a[0]; return a[0][0] == '/' && a[0][1];
 	case F_UNLINK: p->unlink[p->n_unlink++] = a[0]; return a[0][0] == '/';
 	case F_FALLBACK: p->fallback[p->n_fallback++] = a[0]; return true;

@@ -59,7 +59,7 @@ struct plan {
 	const char *cookie; /* value of UDK_COOKIE in the payload's environment, or NULL */
 	uint64_t timeout_ms, kill_after_ms;
 	int stop_signal;
-	const char *stats, *state; /* paths of JSON files, or NULL */
+	const char *stats; /* path of a JSON file, or NULL */
 	char **remove, **unlink, **fallback;
 	size_t n_remove, n_unlink, n_fallback, n_argv, n_env;
 

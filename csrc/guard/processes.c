@@ -113,9 +113,11 @@ void kill_container(int proc, const char *cookie)
 		return;
 	/* Processes may fork while they are being listed: done only when a sweep finds none. */
 	for (int round = 0; round < ROUNDS; round++) {
-		while (sys_wait4(-1, NULL, 1 /* WNOHANG */, NULL) > 0)
+		long r;
+		while ((r = sys_wait4(-1, NULL, 1 /* WNOHANG */, NULL)) > 0)
 			;
-		if (!sweep(proc, cookie))
+		/* a subreaper without children has no descendants */
+		if ((r == -ECHILD && !cookie) || !sweep(proc, cookie))
 			return;
 		sys_nanosleep(&pause);
 	}

@@ -37,14 +37,6 @@ static long publish(const char *path, const char *text)
 	return r;
 }
 
-long report_running(const char *path, int guard, int keeper)
-{
-	char text[256];
-
-	fmt(text, sizeof text, "{\"version\": 1, \"status\": \"running\", \"guard\": %d, \"pid\": %d}\n", guard, keeper);
-	return publish(path, text);
-}
-
 #define US(t) ((uint64_t)(t).tv_sec * 1000000 + (uint64_t)(t).tv_usec)
 
 static const char *seconds(char *to, size_t size, uint64_t t)
@@ -60,7 +52,7 @@ long report_outcome(const char *path, const struct outcome *o)
 
 	quote(error, sizeof error, o->failure.text);
 	fmt(text, sizeof text,
-	    "{\"version\": 1, \"status\": \"exited\", \"exit\": %d, \"signal\": %d, \"core\": %s, \"timed_out\": %s, "
+	    "{\"version\": 1, \"exit\": %d, \"signal\": %d, \"core\": %s, \"timed_out\": %s, "
 	    "\"ran\": %s, \"wall\": %s, \"user\": %s, \"system\": %s, \"maxrss\": %ld, \"minflt\": %ld, \"majflt\": %ld, "
 	    "\"inblock\": %ld, \"oublock\": %ld, \"nvcsw\": %ld, \"nivcsw\": %ld, \"error\": \"%s\"}\n",
 	    o->status, o->signal, o->core ? "true" : "false", o->timed_out ? "true" : "false", o->ran ? "true" : "false",

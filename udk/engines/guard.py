@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+
 from udk.engines import plan
 from udk.errors import EngineError, EngineUnavailableError
 
@@ -34,23 +35,24 @@ def compile_plan(
     launch: Launch,
     *,
     leases: Iterable[str] = (),
-    state: str = "",
     fallback: Sequence[str] = (),
     sigmask: int = 0,
 ) -> Ops:
     """The whole plan of one run: the engine's operations, the payload, and what the guard is to do.
 
-    ``leases``: files to be unlinked when all is over. ``state``: path of a JSON file that says "running" with
-    the pids, then how it ended. ``fallback``: an engine's name, then a command to be executed instead when
-    that engine's set-up fails before the payload was started (``UDK_ENGINE_FAILED`` then tells why).
+    ``leases``: files to be unlinked when all is over. ``fallback``: an engine's name, then a command to be
+    executed instead when that engine's set-up fails before the payload was started (``UDK_ENGINE_FAILED``
+    then tells why).
     """
     ops: Ops = list(launch.plan)
     if not launch.plan:
         ops.append(("program", launch.argv[0]))
     ops += [("arg", a) for a in launch.argv]
     env = launch.env
+    joins = any(op[0] == "join" for op in launch.plan)
     if spec.cookie:
-        ops.append(("cookie", spec.cookie))
+        if not joins:  # a joining command has the container's cookie, and must not end the container with it
+            ops.append(("cookie", spec.cookie))
         if "UDK_COOKIE" not in env:
             env = {**env, "UDK_COOKIE": spec.cookie}
     ops += [("env", f"{k}={v}") for k, v in env.items()]
@@ -67,8 +69,6 @@ def compile_plan(
     ops.append(("stop-signal", str(spec.stop_signal)))
     if spec.stats:
         ops.append(("stats", os.path.abspath(spec.stats)))
-    if state:
-        ops.append(("state", state))
     ops += [("remove", path) for path in spec.cleanup]
     ops += [("unlink", path) for path in leases]
     ops += [("fallback", word) for word in fallback]
@@ -82,7 +82,6 @@ def exec_guard(
     launch: Launch,
     *,
     leases: Iterable[str] = (),
-    state: str = "",
     fallback: Sequence[str] = (),
 ) -> NoReturn:
     """Replaces this process by the guard, which runs ``launch`` and ends with the payload's status.
@@ -104,7 +103,6 @@ def exec_guard(
             spec,
             launch,
             leases=leases,
-            state=state,
             fallback=fallback,
             sigmask=sum(1 << (s - 1) for s in before),
         )
@@ -126,16 +124,16 @@ def _guard_argv(spec: RunSpec, fd: int) -> list[str]:
 def _cannot_execute(e: OSError) -> EngineError:
     return EngineError(
         f"{GUARD} cannot be executed: {e.strerror}",
-        "install udk on a file system without noexec, with a C compiler at hand (pip install --no-binary udk .)",
+        "install udk anew, with a C compiler at hand, on a file system without noexec",
     )
 
 
 def spawn(spec: RunSpec, launch: Launch, **options: Any) -> Any:
-    """Starts the guard as a child: a ``subprocess.Popen``. ``leases``, ``state`` and ``fallback`` as for
+    """Starts the guard as a child: a ``subprocess.Popen``. ``leases`` and ``fallback`` as for
     :func:`exec_guard`, the other options are Popen's. The library's and the tests' way to run a container."""
     import subprocess
 
-    mine = {k: options.pop(k) for k in ("leases", "state", "fallback") if k in options}
+    mine = {k: options.pop(k) for k in ("leases", "fallback") if k in options}
     fd = plan.to_descriptor(plan.encode(compile_plan(spec, launch, **mine)))
     try:
         return subprocess.Popen(

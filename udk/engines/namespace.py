@@ -8,6 +8,7 @@ privileges.
 from __future__ import annotations
 
 import os
+
 from udk.engines.base import Engine, Launch
 from udk.engines.plan import (
     CLONE_NEWNET,
@@ -16,7 +17,7 @@ from udk.engines.plan import (
     CLONE_NEWUSER,
     CLONE_NEWUTS,
 )
-from udk.errors import EngineUnavailableError, UdkError
+from udk.errors import EngineError, UdkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class NamespaceEngine(Engine):
         )
 
     def join(self, spec: RunSpec, pid: int) -> Launch:
-        plan: list[tuple[str, ...]] = [("join", str(pid)), ("cwd", spec.cwd), _capabilities()]
+        first = _container_process(pid)
+        plan: list[tuple[str, ...]] = [("join", str(first)), ("cwd", spec.cwd), _capabilities()]
         if spec.identity.subids:
             plan += _ids(spec)
         return Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
@@ -216,6 +218,36 @@ def owner_ops(path: str) -> list[tuple[str, ...]]:
     return ops
 
 
+def _children(pid: int) -> list[int]:
+    text = _read(f"/proc/{pid}/task/{pid}/children")
+    if text:
+        return [int(word) for word in text.split()]
+    found = []  # a kernel without CONFIG_PROC_CHILDREN, or no child yet
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            fields = _read(f"/proc/{name}/stat").rpartition(")")[2].split()
+            if len(fields) > 1 and fields[1] == str(pid):
+                found.append(int(name))
+    return found
+
+
+def _container_process(guard: int, patience: float = 10.0) -> int:
+    """The process whose namespaces are the container's: the guard's child, once it has a child itself (before
+    that its root is not made yet). Raises EngineError."""
+    import time
+
+    deadline = time.monotonic() + patience
+    while True:
+        for child in _children(guard):
+            if _children(child):
+                return child
+        if not os.path.exists(f"/proc/{guard}"):
+            raise EngineError(f"the container's process {guard} is gone", "see udk ps")
+        if time.monotonic() > deadline:
+            raise EngineError(f"the container of process {guard} has not started yet", "try again")
+        time.sleep(0.02)
+
+
 def _cvmfs_is_bound(spec: RunSpec) -> bool:
     return any(_normal(m.target).startswith("/cvmfs") for m in spec.mounts) and os.path.isdir("/cvmfs")
 
@@ -232,17 +264,11 @@ def _remedy() -> str:
     """What the administrator of this node would have to change, as far as the node tells."""
     if _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
         return (
-            "; an administrator can allow it with an AppArmor profile for udk-guard that has `userns,`, or with "
-            "sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+            "; an administrator can allow it with an AppArmor profile for udk-guard that has `userns,`, or "
+            "with sysctl kernel.apparmor_restrict_unprivileged_userns=0"
         )
     if _read("/proc/sys/user/max_user_namespaces") == "0":
         return "; an administrator can allow it with sysctl user.max_user_namespaces=15000"
     if _read("/proc/sys/kernel/unprivileged_userns_clone") == "0":
         return "; an administrator can allow it with sysctl kernel.unprivileged_userns_clone=1"
     return ""
-
-
-def require(reason: str) -> None:
-    """Raises EngineUnavailableError when a probe gave a reason."""
-    if reason:
-        raise EngineUnavailableError(f"engine namespace: {reason}")
