@@ -5,23 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from udk.cli import output
-from udk.errors import InUseError, NotFoundError, UdkError, UsageError
+from udk.errors import InUseError, NotFoundError, StoreError, UdkError, UsageError
 from udk.oci.reference import Reference
 
 if TYPE_CHECKING:
     from typing import Any
 
     from udk.cli.main import Context
+    from udk.config import Config
     from udk.oci.platform import Platform
     from udk.store.refs import StoredImage
     from udk.store.store import Store
 
 
 def pull_one(
-    context: Context, store: Store, reference: Reference, platform: Platform | None, missing: bool = False
+    context: Context, store: Store, reference: Reference, platform: Platform | None, config: Config
 ) -> StoredImage:
-    """Pulls one image, with a progress display where stderr is a terminal. SIGTERM and SIGINT end it
-    cleanly."""
+    """Pulls one image by the policy of ``config``, with a progress display where stderr is a terminal.
+    SIGTERM and SIGINT end it cleanly."""
     import sys
 
     from udk.base.progress import progress_for
@@ -29,10 +30,16 @@ def pull_one(
     from udk.runtime.pull import pull
 
     progress = progress_for(sys.stderr, context.quiet)
-    policy = "missing" if missing else "always"
     with ending_cleanly():
         try:
-            return pull(store, reference, platform=platform, policy=policy, progress=progress)
+            return pull(
+                store,
+                reference,
+                platform=platform,
+                config=config,
+                policy=config.pull_policy,
+                progress=progress,
+            )
         finally:
             progress.close()
 
@@ -40,11 +47,13 @@ def pull_one(
 def pull(context: Context) -> int:
     """``udk pull IMAGE...``: prints the digest of each."""
     platform = _platform(context)
-    store = context.store()
-    sweep(store)
     references = [Reference.parse(word) for word in context.exactly(1)]
+    context.options["pull"] = "always"
+    config = context.config()
+    store = context.store(config)
+    sweep(store)
     for reference in references:
-        image = pull_one(context, store, reference, platform)
+        image = pull_one(context, store, reference, platform, config)
         if context.quiet:
             output.write(str(reference.familiar))
         else:
@@ -212,4 +221,7 @@ def sweep(store: Store) -> None:
     """Removes what killed processes left behind."""
     from udk.runtime.container import Containers
 
-    Containers(store).sweep()
+    try:
+        Containers(store).sweep()
+    except StoreError:
+        pass  # a store that cannot be written is one where nothing runs

@@ -16,6 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+    from udk.config import Config
+    from udk.store.store import Store
+
 EXIT_SIGPIPE = 141
 
 # verb -> module of this package with a function of the verb's name; the rest is in `system`
@@ -44,11 +47,29 @@ class Context:
     def quiet(self) -> bool:
         return bool(self.globals.get("quiet") or self.options.get("quiet"))
 
-    def store(self) -> Any:
-        """The caller's store (:class:`udk.store.Store`)."""
+    def config(self) -> Config:
+        """The configuration, with what the command line says of it."""
+        from udk.config import Config, config_files
+
+        extra = self.globals.get("config")
+        if extra and not os.path.isfile(extra):
+            raise UsageError(f"--config {extra} is not a file")
+        store = self.globals.get("store")
+        return Config.load(
+            files=(*config_files(os.environ), extra) if extra else None,
+            flags={
+                "store.path": os.path.abspath(store) if store else None,
+                "run.engine": self.options.get("engine"),
+                "pull.policy": self.options.get("pull"),
+            },
+        )
+
+    def store(self, config: Config | None = None) -> Store:
+        """The caller's store."""
         from udk.store.store import Store
 
-        return Store.open(self.globals.get("store"))
+        config = config or self.config()
+        return Store.open(config.store_path or None, config.store_others)
 
     def exactly(self, least: int, most: int | None = None) -> list[str]:
         """The words, of which there must be ``least`` to ``most`` (None: any number more). Raises

@@ -6,6 +6,8 @@ import json
 import sys
 import time
 
+from udk.base.text import human_size, one_line
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -14,11 +16,7 @@ if TYPE_CHECKING:
 
 def clean(text: str) -> str:
     """``text`` with control characters and undecodable bytes shown, not sent, to a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
-    )
+    return one_line(text, 100_000)
 
 
 def write(text: str) -> None:
@@ -44,16 +42,6 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         write("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
 
 
-def size(count: float) -> str:
-    """``1.2MB``: decimal units, three digits, as docker shows sizes."""
-    units = ("B", "kB", "MB", "GB", "TB", "PB")
-    step = 0
-    while count >= 999.5 and step < len(units) - 1:
-        count /= 1000
-        step += 1
-    return f"{count:.3g}{units[step]}"
-
-
 def age(then: float | None) -> str:
     """``5 minutes ago``; empty for None."""
     if then is None:
@@ -73,6 +61,9 @@ def iso(then: float | None) -> str | None:
         return None
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(then))
     return f"{whole}.{int(then % 1 * 1e6):06d}Z"
+
+
+size = human_size
 
 
 def short_id(digest: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from udk.errors import NotFoundError, UsageError
 from udk.oci.reference import Reference
 from udk.runtime import launch
 from udk.runtime.container import Containers
@@ -10,7 +9,11 @@ from udk.runtime.resolve import check_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from udk.cli.main import Context
+    from udk.config import Config
+    from udk.runtime.spec import RunSpec
     from udk.store.refs import StoredImage
     from udk.store.store import Store
 
@@ -18,31 +21,49 @@ if TYPE_CHECKING:
 def run(context: Context) -> None:
     """``udk run IMAGE [COMMAND...]``, also ``udk run CONTAINER``."""
     words = context.exactly(1)
-    options = context.options
-    check_options(options)
-    store = context.store()
+    check_options(context.options)
+    config = context.config()
+    store = context.store(config)
+    options = _with_defaults(context.options, config)
     name, command = words[0], words[1:]
     container = None if options.get("name") else Containers(store).lookup(name, prefix=False)
     if container is not None:
-        launch.start(store, container, _no_defaults(options), command)
-    image = find_image(context, store, name)
+        if options.get("dry_run"):
+            _print_spec(launch.respec(container, _of_a_start(context.options), command))
+            return
+        launch.start(store, container, _of_a_start(context.options), command)
+    image = find_image(context, store, name, config)
     if options.get("dry_run"):
-        import json
-        import sys
-
-        spec = launch.make(store, image, options, command, ephemeral=not options.get("name"), dry=True).spec
-        sys.stdout.write(json.dumps(spec.as_dict(), indent=2) + "\n")
+        _print_spec(
+            launch.make(store, image, options, command, ephemeral=not options.get("name"), dry=True).spec
+        )
         return
     launch.run(store, image, options, command)
+
+
+def _print_spec(spec: RunSpec) -> None:
+    import sys
+
+    sys.stdout.write(spec.to_json(indent=2) + "\n")
+
+
+def _with_defaults(options: dict[str, Any], config: Config) -> dict[str, Any]:
+    """The options, with what the configuration says where the command line is silent."""
+    return {
+        "engine": config.run_engine,
+        **({"scratch": config.run_scratch} if config.run_scratch else {}),
+        **options,
+    }
 
 
 def create(context: Context) -> None:
     """``udk create IMAGE [COMMAND...]``: prints the id."""
     words = context.exactly(1)
     check_options(context.options)
-    store = context.store()
-    image = find_image(context, store, words[0])
-    print(launch.create(store, image, context.options, words[1:]).id)
+    config = context.config()
+    store = context.store(config)
+    image = find_image(context, store, words[0], config)
+    print(launch.create(store, image, {"engine": config.run_engine, **context.options}, words[1:]).id)
 
 
 def start(context: Context) -> None:
@@ -59,12 +80,12 @@ def exec(context: Context) -> None:
     launch.join(Containers(store).find(words[0]), context.options, words[1:])
 
 
-def _no_defaults(options: dict[str, object]) -> dict[str, object]:
+def _of_a_start(options: dict[str, Any]) -> dict[str, Any]:
     """The options that change a container that exists."""
     return {k: v for k, v in options.items() if k not in ("pull", "platform", "quiet", "dry_run", "cidfile")}
 
 
-def find_image(context: Context, store: Store, name: str) -> StoredImage:
+def find_image(context: Context, store: Store, name: str, config: Config) -> StoredImage:
     """The image in the store, pulled first where ``--pull`` says so."""
     reference = Reference.parse(name)
     platform = None
@@ -72,17 +93,10 @@ def find_image(context: Context, store: Store, name: str) -> StoredImage:
         from udk.oci.platform import Platform
 
         platform = Platform.parse(context.options["platform"])
-    policy = context.options.get("pull", "missing")
-    if policy != "always":
+    if config.pull_policy != "always":
         image = store.find(reference, platform)
         if image is not None:
             return image
-        if policy == "never":
-            raise NotFoundError(
-                f"{reference.familiar} is not in the store", "leave out --pull never to fetch it"
-            )
-    elif reference.is_local and not context.options.get("pull"):
-        raise UsageError("nothing to pull")
     from udk.cli.image import pull_one
 
-    return pull_one(context, store, reference, platform)
+    return pull_one(context, store, reference, platform, config)

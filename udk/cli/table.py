@@ -368,10 +368,11 @@ VERBS = {
         (
             *JSON,
             ("-n --dry-run", "flag", "", "gc: say what would go, and remove nothing."),
-            ("-a --all", "flag", "", "gc: also images that no container uses."),
+            ("--repair", "flag", "", "fsck: move what is damaged out of the way."),
+            ("--fast", "flag", "", "fsck: do not read every blob."),
         ),
         True,
-        ("udk store df", "udk store gc", "udk store fsck --json", "udk store path"),
+        ("udk store df", "udk store gc", "udk store fsck --repair", "udk store path"),
     ),
     "cvmfs": (
         "COMMAND [ARG...]",

@@ -256,14 +256,8 @@ def start(
             f"the tree of container {container.id[:12]} is not in the store any more",
             f"udk pull {record['image']['familiar']}",
         )
-    spec = container.spec
-    if options or words:
-        merged = merge(record["options"], options or {})
-        spec = make_spec(
-            config=record["config"], options=merged, words=words or record["words"], root=spec.root,
-            container=container.id, name=container.name, image=spec.image, private=record["layer"],
-        )  # fmt: skip
-        _fill_volumes(spec, record["layer"])
+    spec = respec(container, options or {}, words or [])
+    _fill_volumes(spec, record["layer"])
     removed = bool(record["options"].get("rm") or (options or {}).get("rm"))
     held = hold(store, container.id, record["layer"], removed, container.name)
     try:
@@ -275,6 +269,20 @@ def start(
     except BaseException:
         held.release()
         raise
+
+
+def respec(container: Container, options: Mapping[str, Any], words: list[str]) -> RunSpec:
+    """The spec of the next start of a container: as it was made, changed by ``options`` and ``words``."""
+    spec = container.spec
+    record = container.record
+    if not options and not words:
+        first: RunSpec = spec.replace(cleanup=(), stats=record["options"].get("stats", ""))
+        return first
+    return make_spec(
+        config=record["config"], options=merge(record["options"], options), words=words or record["words"],
+        root=spec.root, container=container.id, name=container.name, image=spec.image,
+        private=record["layer"],
+    )  # fmt: skip
 
 
 def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,9 @@ def make_spec(
     network = _network(options)
     hostname = options.get("hostname", "")
     if len(hostname) > 64 or any(not (c.isascii() and c.isalnum()) and c not in "._-" for c in hostname):
-        raise UsageError(f"--hostname {hostname!r} is not a host name", "use letters, digits, `.`, `-` and `_`")
+        raise UsageError(
+            f"--hostname {hostname!r} is not a host name", "use letters, digits, `.`, `-` and `_`"
+        )
     if not hostname and network == "none":
         hostname = container[:12]
     pid = _choice(options, "pid", {"": "private", "private": "private", "host": "host"})
