@@ -45,8 +45,7 @@ class Entry(NamedTuple):
     digest: bytes  # content hash; empty where there is none
     symlink: bytes  # raw target, not expanded
     xattrs: bytes  # packed; see unpack_xattrs
-    row: int  # rowid in its catalog
-    catalog: int  # which catalog of the open revision: unique number, for inode numbers and hard links
+    ino: int  # 63 bits; the same for all members of a hard-link group, stable as long as path or group are
 
     @property
     def is_dir(self) -> bool:

@@ -23,8 +23,8 @@ class Fault(NamedTuple):
     """What happens to requests whose path contains ``match``.
 
     kind: "status" (answer ``value``), "hang" (accept, never answer), "drop" (close without an answer),
-    "flip" (one bit of the body), "truncate" (announce all, send half, close), "short" (a well-formed answer with
-    half of the body), "slow" (``value`` bytes per second), "redirect" (302 to ``target``), "replace" (200 with
+    "flip" (one bit of the body), "truncate" (announce all, send half, close), "short" (an answer with half of
+    the body), "slow" (``value`` bytes per second), "redirect" (302 to ``target``), "replace" (200 with
     ``body``), "garbage" (no HTTP at all), "endless" (chunked zeros until the client goes)."""
 
     match: str
