@@ -71,7 +71,8 @@ def _date(timestamp: int) -> str:
 
 
 class Trust:
-    """The rules for one repository. ``clock`` gives the time in s since the epoch."""
+    """The rules for one repository. ``clock`` gives the time in s since the epoch, ``authorities`` the
+    trusted CAs where a whitelist asks for them."""
 
     def __init__(
         self,
@@ -79,13 +80,13 @@ class Trust:
         keys: Sequence[RsaKey],
         *,
         blacklist: Blacklist = Blacklist(),  # noqa: B008 - immutable
-        authorities: Authorities = Authorities(),  # noqa: B008 - immutable
+        authorities: Callable[[], Authorities] = Authorities,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.fqrn = fqrn
         self.keys = tuple(keys)
         self.blacklist = blacklist
-        self.authorities = authorities
+        self._authorities = authorities
         self._clock = clock
 
     @property
@@ -101,7 +102,7 @@ class Trust:
         if whitelist.pkcs7:
             if pkcs7 is None:
                 raise SignatureError(f"the whitelist of {self.fqrn} needs its PKCS#7 message")
-            return whitelist_from_pkcs7(pkcs7(), self.fqrn, self.now, self.authorities)
+            return whitelist_from_pkcs7(pkcs7(), self.fqrn, self.now, self._authorities())
         if not self.keys:
             raise ConfigError(
                 f"there is no master key for {self.fqrn}",
@@ -136,7 +137,8 @@ class Trust:
             )
         self.blacklist.check_certificate(certificate)
         if whitelist.ca_chain:
-            verify_chain(certificate, self.authorities.anchors, (), self.now, self.authorities.revocations)
+            authorities = self._authorities()
+            verify_chain(certificate, authorities.anchors, (), self.now, authorities.revocations)
         verify_manifest(manifest, certificate)
         self.blacklist.check_revision(self.fqrn, manifest.revision)
         return TrustedManifest(manifest, whitelist, fingerprint)
