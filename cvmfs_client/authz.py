@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import subprocess
+import weakref
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -186,6 +187,21 @@ def authorize(requirement: str, config: Configuration, store: Store, environ: Ma
                 f"{config.fqrn} is for members only ({requirement})",
                 f"provide a token (BEARER_TOKEN_FILE) or install cvmfs_{kind}_helper, see CVMFS_AUTHZ_HELPER",
             )
-    use = getattr(store.fetcher, "use_credential", None)
-    if use is not None:
-        use(credential.bearer_token, credential.x509_proxy)
+    fetcher: Any = store.fetcher
+    if fetcher is not None and hasattr(fetcher, "credentials"):
+        _attach(fetcher, credential)
+
+
+def _attach(fetcher: Any, credential: Credential) -> None:
+    """Has a fetcher send the credential to https hosts."""
+    if credential.bearer_token:
+        token = credential.bearer_token.decode("latin-1")
+        if not re.fullmatch(r"[\x21-\x7e]+", token):
+            raise AuthorizationError("the bearer token is malformed")
+        fetcher.credentials = lambda: {"Authorization": f"Bearer {token}"}
+    elif credential.x509_proxy:
+        # OpenSSL reads the certificate from a path: a memory file has one and leaves nothing on disk
+        fd = os.memfd_create("x509-proxy", os.MFD_CLOEXEC)
+        os.write(fd, credential.x509_proxy)
+        fetcher.client_certificate = f"/proc/self/fd/{fd}"
+        weakref.finalize(fetcher, os.close, fd)

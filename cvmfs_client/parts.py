@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union
 
 from .config import Configuration
-from .errors import ConfigError, CvmfsError, FormatError, ProxyError, UsageError
+from .errors import ConfigError, CvmfsError, FormatError, UsageError
 from .hash import SUFFIX_CATALOG, Hash
 from .interfaces import Prefetcher, Store
 from .opening import load_keys
@@ -187,8 +187,9 @@ def make_store(config: Configuration, *, offline: bool, explicit_server: bool, c
     """The cache with its fetcher.
 
     Nothing is ever fetched directly unless that is configured; only who names a server himself, and no proxy
-    is configured anywhere, is connected to that server directly."""
-    from ._standin import SimpleFetcher, SimpleStore
+    is configured anywhere, is connected to that server directly. Raises ConfigError, CacheError."""
+    from ._standin import SimpleStore
+    from .download import HttpFetcher
 
     if offline:
         return SimpleStore(config, None, directory=cache)
@@ -201,14 +202,7 @@ def make_store(config: Configuration, *, offline: bool, explicit_server: bool, c
     proxy = config.get("CVMFS_HTTP_PROXY")
     if not proxy and explicit_server and not config.is_set("CVMFS_HTTP_PROXY"):
         proxy = "DIRECT"
-    if not proxy and not all(s.startswith("file:") for s in servers):
-        raise ProxyError(
-            f"no proxy is configured for {config.fqrn}",
-            "set CVMFS_HTTP_PROXY or give --proxy; DIRECT means without one",
-        )
-    return SimpleStore(
-        config, SimpleFetcher(config, servers=servers, proxy=proxy or "DIRECT"), directory=cache
-    )
+    return SimpleStore(config, HttpFetcher(config, servers=servers, proxy=proxy), directory=cache)
 
 
 def _prefetcher_maker(config: Configuration, store: Store) -> Callable[[Repository], Prefetcher] | None:

@@ -34,6 +34,7 @@ from .errors import (
     UsageError,
 )
 from .files import BUFFER, ChunkedFile, open_empty, open_object
+from .forksafe import ForkSafe
 from .hash import SUFFIX_HISTORY, Hash
 from .history import Tag, read_tags, tag_by_date, tag_by_name, tag_by_revision
 from .interfaces import LIMIT_CATALOG, LIMIT_SMALL, Fetcher, Prefetcher, Request, Store
@@ -47,7 +48,7 @@ AnyPath = Union[str, bytes, "os.PathLike[str]"]
 Keys = Union[str, bytes, Sequence[Union[str, bytes]], None]
 
 
-class Repository:
+class Repository(ForkSafe):
     """One revision of a repository, opened and verified. Thread-safe, usable after fork, a context manager.
 
     ``server``: base URL of the repository, or several (a list, or separated by `;`); ``keys``: master keys: a
@@ -103,7 +104,7 @@ class Repository:
             self._parts.close()
             raise
         self.opened_at: float = time.time()
-        _instances.add(self)
+        super().__init__()
 
     # --- opening and closing
     def _open(self) -> View:
@@ -491,24 +492,5 @@ class Repository:
             "warnings": list(self.config.warnings),
         }
 
-
-class _Instances:
-    """Repositories to renew in a forked child."""
-
-    def __init__(self) -> None:
-        import weakref
-
-        self._all: weakref.WeakSet[Repository] = weakref.WeakSet()
-        os.register_at_fork(after_in_child=self._after_fork)
-
-    def add(self, repository: Repository) -> None:
-        self._all.add(repository)
-
-    def _after_fork(self) -> None:
-        for repository in list(self._all):
-            repository._after_fork()
-
-
-_instances = _Instances()
 
 __all__ = ["DirEntry", "Repository"]
