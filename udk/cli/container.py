@@ -119,7 +119,7 @@ def inspect(context: Context) -> None:
         if options.get("lower"):
             output.write(_lower(store, container, images))
         elif options.get("path"):
-            output.write(_private_path(store, container, name))
+            output.write(_private_path(container, name))
         elif options.get("raw"):
             _raw(store, images, name)
         else:
@@ -134,14 +134,14 @@ def _lower(store: Store, container: Container | None, images: list[StoredImage])
     return store.tree(images[0])[0]
 
 
-def _private_path(store: Store, container: Container | None, name: str) -> str:
+def _private_path(container: Container | None, name: str) -> str:
     if container is None:
         raise UsageError(
             f"{name} is an image: its tree is shared and read-only", "use --lower, or create a container"
         )
     from udk.runtime.plain import make_plain
 
-    return make_plain(store, container)
+    return make_plain(container)
 
 
 def _raw(store: Store, images: list[StoredImage], name: str) -> None:

@@ -29,6 +29,13 @@ def pull_one(
     from udk.cli.signals import ending_cleanly
     from udk.runtime.pull import pull
 
+    source = None
+    if context.globals.get("insecure"):
+        from udk.archive.source import open_source
+        from udk.cli.login import registry_options
+        from udk.registry.client import RegistryClient
+
+        source = open_source(reference, RegistryClient(registry_options(context)))
     progress = progress_for(sys.stderr, context.quiet)
     with ending_cleanly():
         try:
@@ -39,6 +46,7 @@ def pull_one(
                 config=config,
                 policy=config.pull_policy,
                 progress=progress,
+                source=source,
             )
         finally:
             progress.close()
@@ -101,9 +109,12 @@ def tags(context: Context) -> None:
         raise UsageError(
             f"{name} is not in a registry", "tags are listed by `skopeo list-tags` or tar for archives"
         )
+    from udk.cli.login import registry_options
+    from udk.cli.signals import ending_cleanly
     from udk.registry.client import RegistryClient
 
-    found = RegistryClient().tags(reference)
+    with ending_cleanly(), RegistryClient(registry_options(context)) as client:
+        found = client.tags(reference)
     if context.options.get("json"):
         output.write_json({"name": reference.name, "tags": found})
     else:

@@ -31,14 +31,14 @@ def run(context: Context) -> None:
         if options.get("dry_run"):
             _print_spec(launch.respec(container, _of_a_start(context.options), command))
             return
-        launch.start(store, container, _of_a_start(context.options), command)
+        launch.start(store, container, _of_a_start(context.options), command, _again(context))
     image = find_image(context, store, name, config)
     if options.get("dry_run"):
         _print_spec(
             launch.make(store, image, options, command, ephemeral=not options.get("name"), dry=True).spec
         )
         return
-    launch.run(store, image, options, command)
+    launch.run(store, image, options, command, _again(context))
 
 
 def _print_spec(spec: RunSpec) -> None:
@@ -70,7 +70,7 @@ def start(context: Context) -> None:
     """``udk start CONTAINER``."""
     (name,) = context.exactly(1, 1)
     store = context.store()
-    launch.start(store, Containers(store).find(name))
+    launch.start(store, Containers(store).find(name), again=_again(context))
 
 
 def exec(context: Context) -> None:
@@ -78,6 +78,18 @@ def exec(context: Context) -> None:
     words = context.exactly(2)
     store = context.store()
     launch.join(Containers(store).find(words[0]), context.options, words[1:])
+
+
+def _again(context: Context) -> launch.Again | None:
+    """This very command, for the guard to execute when an engine failed; None without an interpreter to
+    name."""
+    import sys
+
+    script = sys.argv[0]
+    if not sys.executable or not context.args[1]:
+        return None
+    how = (sys.executable, "-m", "udk") if script.endswith("__main__.py") else (sys.executable, script)
+    return launch.Again((*how, *context.args[0]), tuple(context.args[1]))
 
 
 def _of_a_start(options: dict[str, Any]) -> dict[str, Any]:

@@ -338,11 +338,26 @@ VERBS = {
             ("-u --username", "value", "NAME", "User name (asked for on a terminal)."),
             ("-p --password", "value", "PASSWORD", "Password; --password-stdin does not show it to `ps`."),
             ("--password-stdin", "flag", "", "Read the password from stdin."),
+            (
+                "--authfile",
+                "value",
+                "FILE",
+                "Keep the credentials in FILE instead of ~/.config/udk/auth.json.",
+            ),
         ),
         True,
         ("udk login -u me registry.example.org", "udk login -u me --password-stdin ghcr.io < token"),
     ),
-    "logout": ("[REGISTRY]", "Forget the credentials of a registry", (), True, ("udk logout ghcr.io",)),
+    "logout": (
+        "[REGISTRY]",
+        "Forget the credentials of a registry",
+        (
+            ("-a --all", "flag", "", "Forget all of them."),
+            ("--authfile", "value", "FILE", "Forget those in FILE instead of ~/.config/udk/auth.json."),
+        ),
+        True,
+        ("udk logout ghcr.io", "udk logout --all"),
+    ),
     "info": (
         "",
         "Show the store, the configuration and this node",

@@ -30,6 +30,21 @@ if TYPE_CHECKING:
     from udk.store.store import Store
 
 
+class Again:
+    """How to do this command once more when an engine's set-up failed: ``prefix`` is udk itself with its
+    global options, ``args`` the verb and the rest."""
+
+    __slots__ = ("args", "prefix")
+
+    def __init__(self, prefix: tuple[str, ...], args: tuple[str, ...]) -> None:
+        self.prefix = prefix
+        self.args = args
+
+    def command(self, container: Container) -> tuple[str, ...]:
+        """An ephemeral container has gone by then and is made anew; another is started."""
+        return self.prefix + (self.args if container.record["ephemeral"] else ("start", container.id))
+
+
 class Prepared:
     """A container made and not yet started: ``leases`` keep it and its tree."""
 
@@ -50,7 +65,7 @@ def scratch(options: Mapping[str, Any]) -> str:
 
     Raises UsageError for a ``--scratch`` that cannot be written, StoreError where there is no place at
     all."""
-    given = options.get("scratch", "")
+    given = str(options.get("scratch", ""))
     if given:
         path = os.path.abspath(given)
         if not os.path.isdir(path) or not os.access(path, os.W_OK | os.X_OK):
@@ -177,24 +192,32 @@ def create(store: Store, image: StoredImage, options: Mapping[str, Any], words: 
     return prepared.container
 
 
-def run(store: Store, image: StoredImage, options: Mapping[str, Any], words: list[str]) -> NoReturn:
+def run(
+    store: Store,
+    image: StoredImage,
+    options: Mapping[str, Any],
+    words: list[str],
+    again: Again | None = None,
+) -> NoReturn:
     """Makes a container of ``image`` and becomes it. Raises as :func:`make`, and EngineError."""
     containers = Containers(store)
     containers.sweep(SWEEP_AT_START)
     ephemeral = not options.get("name") or bool(options.get("rm"))
     prepared = make(store, image, options, words, ephemeral=ephemeral)
-    start_prepared(store, prepared, options)
+    start_prepared(store, prepared, options, again)
 
 
-def start_prepared(store: Store, prepared: Prepared, options: Mapping[str, Any]) -> NoReturn:
-    """Becomes the payload of a prepared container."""
+def start_prepared(
+    store: Store, prepared: Prepared, options: Mapping[str, Any], again: Again | None = None
+) -> NoReturn:
+    """Becomes the payload of a prepared container. ``again``: this command, see :func:`launch_spec`."""
     container, spec = prepared.container, prepared.spec
     ephemeral = bool(container.record["ephemeral"])
     try:
         if not ephemeral and not spec.stats:
             spec = spec.replace(stats=f"{container.path}/stats.json")
         write_cidfile(options, container.id)
-        launch_spec(container, spec, prepared.leases)
+        launch_spec(container, spec, prepared.leases, again.command(container) if again else ())
     except BaseException:
         if ephemeral:
             _unmake(store, Containers(store), container.id, container.name, str(container.record["layer"]))
@@ -202,8 +225,11 @@ def start_prepared(store: Store, prepared: Prepared, options: Mapping[str, Any])
         raise
 
 
-def launch_spec(container: Container, spec: RunSpec, held: list[Lease]) -> NoReturn:
-    """Chooses the engine, records the start and execs the guard."""
+def launch_spec(
+    container: Container, spec: RunSpec, held: list[Lease], again: tuple[str, ...] = ()
+) -> NoReturn:
+    """Chooses the engine, records the start and execs the guard. ``again`` is the command to execute should
+    the engine's set-up fail: the guard says so in its environment, and the next engine is chosen."""
     from udk.engines.guard import exec_guard
     from udk.engines.select import choose
 
@@ -222,7 +248,12 @@ def launch_spec(container: Container, spec: RunSpec, held: list[Lease]) -> NoRet
             os.sched_setaffinity(0, cpu_list(cpus, "--cpuset-cpus"))
         except OSError as e:
             raise ContainerError(f"--cpuset-cpus {cpus}: {e.strerror}", "see `taskset -p $$`") from None
-    exec_guard(spec, engine.launch(spec), leases=tuple(lease.path for lease in held if lease.path))
+    exec_guard(
+        spec,
+        engine.launch(spec),
+        leases=tuple(lease.path for lease in held if lease.path),
+        fallback=(engine.name, *again) if again and spec.engine == "auto" else (),
+    )
 
 
 def start(
@@ -230,6 +261,7 @@ def start(
     container: Container,
     options: Mapping[str, Any] | None = None,
     words: list[str] | None = None,
+    again: Again | None = None,
 ) -> NoReturn:
     """Runs a container that exists, again or for the first time; with ``options`` or ``words`` (`udk run
     NAME CMD`) those of its making are changed for this run. Raises ContainerError, InUseError,
@@ -258,14 +290,14 @@ def start(
         )
     spec = respec(container, options or {}, words or [])
     _fill_volumes(spec, record["layer"])
-    removed = bool(record["options"].get("rm") or (options or {}).get("rm"))
+    removed = bool(record["ephemeral"] or record["options"].get("rm") or (options or {}).get("rm"))
     held = hold(store, container.id, record["layer"], removed, container.name)
     try:
         if removed:
             spec = spec.replace(cleanup=(record["layer"], container.path))
         if not spec.stats:
             spec = spec.replace(stats=f"{container.path}/stats.json")
-        launch_spec(container, spec, [held])
+        launch_spec(container, spec, [held], (*again.prefix, *again.args) if again and not removed else ())
     except BaseException:
         held.release()
         raise
@@ -313,8 +345,10 @@ def write_cidfile(options: Mapping[str, Any], ident: str) -> None:
     path = options.get("cidfile")
     if not path:
         return
+    # Started afresh by the guard because an engine failed, the file is from this command's first attempt.
+    how = os.O_TRUNC if os.environ.get("UDK_ENGINE_FAILED") else os.O_EXCL
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o644)
     except FileExistsError:
         raise UsageError(
             f"--cidfile {path} exists", "remove it: another container may be writing there"

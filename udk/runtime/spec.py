@@ -99,7 +99,8 @@ class Root(Value):
     ``upper`` and ``work`` are directories on one file system (``work`` empty and ours), ``""`` when there is
     none. ``records`` are the identity records of the lower trees in the same order (``""`` for none),
     ``changes`` that of the upper. ``volatile``: nothing in the upper outlives the run, so nothing needs to be
-    flushed.
+    flushed. Without ``lower``, ``upper`` is a plain tree, the whole root; ``records`` then tell the owners of
+    what it was made from.
     """
 
     __slots__ = ("changes", "lower", "readonly", "records", "upper", "volatile", "work")
