@@ -71,9 +71,12 @@ make_venv() {
         log "making a virtual environment"
         rm -rf "$venv"
         "$python" -m venv "$venv"
-        pip=("$venv/bin/python" -m pip install -q --disable-pip-version-check)
-        "${pip[@]}" --upgrade pip 'setuptools>=64' wheel
-        "${pip[@]}" --no-build-isolation -e "$here${1:+[$1]}"
+        pip=("$venv/bin/python" -m pip install --disable-pip-version-check)
+        { "${pip[@]}" --upgrade pip 'setuptools>=64' wheel &&
+            "${pip[@]}" --no-build-isolation -e "$here${1:+[$1]}"; } >"$venv/pip.log" 2>&1 || {
+            tail -n 40 "$venv/pip.log" >&2
+            exit 1
+        }
         printf '%s\n' "$want" >"$venv/made-from"
     fi
     (cd "$here" && "$venv/bin/python" setup.py native)
