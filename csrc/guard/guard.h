@@ -20,6 +20,7 @@ enum message_kind {
 	/* keeper -> guard */
 	MSG_FAILED,  /* value: failure class; text */
 	MSG_TTY,     /* comes with the terminal's master descriptor */
+	MSG_STARTING, /* the set-up is done, the payload may run from now on */
 	MSG_STARTED, /* the payload's exec has happened */
 	MSG_STOPPED, /* value: signal by which the payload was stopped */
 	MSG_ENDED,   /* value: wait status of the payload */

@@ -214,6 +214,7 @@ void keeper_main(struct plan *plan, int socket)
 		fail(&f, FAIL_UDK, "signalfd: %s", errno_text(k.signals));
 		give_up(&k, &f);
 	}
+	message_send(socket, MSG_STARTING, 0, NULL, -1);
 	/* vfork semantics: when this returns here, the payload's exec has happened or has failed and said so. */
 	k.payload = (int)sys_clone_flags(CLONE_VFORK | SIGCHLD);
 	if (k.payload == 0)

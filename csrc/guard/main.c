@@ -9,13 +9,13 @@
 #include <linux/prctl.h>
 #include <linux/signalfd.h>
 
-enum { EXIT_UDK = 125, SOCK_SEQPACKET_CLOEXEC = 5 | 02000000 };
+enum { PATIENCE = 1000000 /* us */, EXIT_UDK = 125, SOCK_SEQPACKET_CLOEXEC = 5 | 02000000 };
 
 struct guard {
 	struct plan plan;
 	char **envp;
 	int socket, signals, keeper;
-	bool started, ended, reaped;
+	bool starting, started, ended, reaped;
 	int status;      /* the payload's wait status */
 	int aborted;     /* signal that came before the payload was there */
 	uint64_t start, deadline, kill_at; /* us; 0: none */
@@ -67,8 +67,12 @@ static void on_signal(struct guard *g, const struct signalfd_siginfo *s)
 	}
 	if (!g->started && ends) {
 		g->aborted = sig;
-		kill_all(g);
-		return;
+		if (!g->starting) {
+			kill_all(g);
+			return;
+		}
+		/* The payload's exec may hang (a dead file server): then there is nobody to wait for. */
+		g->kill_at = now_us() + PATIENCE;
 	}
 	/* The kernel sends a terminal's signals to the whole process group: the payload has them already. With a terminal
 	 * of its own it is in another session, and what reaches us is for it. */
@@ -87,8 +91,15 @@ static void on_message(struct guard *g, const struct message *m, int fd)
 	case MSG_TTY:
 		tty_attach(&g->tty, fd);
 		break;
+	case MSG_STARTING:
+		g->starting = true;
+		break;
 	case MSG_STARTED:
 		g->started = true;
+		if (g->aborted) {
+			g->aborted = 0;
+			g->kill_at = 0;
+		}
 		g->outcome.ran = !g->outcome.failure.class;
 		/* Whoever reads the payload's output must see its end when the payload closes it, not when we go. */
 		if (!g->plan.tty && g->outcome.ran)
@@ -171,16 +182,22 @@ static void wait_for_something(struct guard *g)
 
 static void run(struct guard *g)
 {
-	struct signalfd_siginfo s;
+	struct signalfd_siginfo s[16];
+	ssize n;
 
 	while (!g->reaped) {
 		bool child = false;
 		wait_for_something(g);
-		messages(g);
-		while (sys_read(g->signals, &s, sizeof s) == sizeof s) {
-			child |= s.ssi_signo == SIGCHLD;
-			on_signal(g, &s);
-		}
+		/* Signals are read before messages and acted on after them: what the keeper said before a signal was sent
+		 * is then known when the signal is judged. */
+		do {
+			n = sys_read(g->signals, s, sizeof s);
+			messages(g);
+			for (ssize i = 0; i < n / (ssize)sizeof *s; i++) {
+				child |= s[i].ssi_signo == SIGCHLD;
+				on_signal(g, &s[i]);
+			}
+		} while (n == sizeof s);
 		tty_relay(&g->tty);
 		timers(g);
 		if (child) {
@@ -242,7 +259,8 @@ static void conclude(struct guard *g)
 	}
 }
 
-/* Another engine may do what this one could not: the command is started afresh, as it was, and told what failed. */
+/* Another engine may do what this one could not: the plan's command takes over this process, with its layer and its
+ * leases as they are, and is told what failed. Returns when it cannot be executed. */
 static void fall_back(struct guard *g)
 {
 	static char entry[2048];
@@ -309,9 +327,9 @@ static int command_run(const char *fd_text, char **envp)
 	tty_finish(&g.tty);
 	conclude(&g);
 	struct outcome *o = &g.outcome;
-	clean_up(&g);
 	if (o->failure.class == FAIL_ENGINE && !o->ran && g.plan.n_fallback > 1)
 		fall_back(&g);
+	clean_up(&g);
 	if (o->failure.class && !o->ran)
 		say(2, "udk: error: %s\n", o->failure.text);
 	if (g.plan.stats && report_outcome(g.plan.stats, o) < 0 && o->status == 0)

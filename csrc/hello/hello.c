@@ -240,14 +240,20 @@ static int sleep_ms(uint64_t ms)
 	return 0;
 }
 
+static void ignore_signals(void)
+{
+	for (int sig = 1; sig <= 64; sig++)
+		if (sig != SIGCHLD)
+			sys_signal_default(sig, true);
+}
+
 /* A process that does all it can to be forgotten. */
 static int do_daemon(uint64_t ms)
 {
 	if (sys_fork() == 0) {
 		sys_setsid();
 		if (sys_fork() == 0) {
-			for (int sig = 1; sig <= 64; sig++)
-				sys_signal_default(sig, true);
+			ignore_signals();
 			for (int fd = 0; fd < 256; fd++)
 				sys_close(fd);
 			sys_chdir("/");
@@ -316,6 +322,7 @@ static void usage(void)
 	       "hello args WORD...        each in brackets\n"
 	       "hello stat|lstat|cat|ls PATH, hello write PATH TEXT\n"
 	       "hello exit STATUS, hello raise SIGNAL, hello sleep MS, hello daemon MS\n"
+	       "hello outlive MS          start a daemon, then ignore all signals and sleep\n"
 	       "hello await SIGNAL STATUS wait for a signal, say how often it came, exit with STATUS\n"
 	       "hello lines COUNT         alternately to stdout and stderr\n"
 	       "hello limit NUMBER        soft and hard value of a resource limit\n");
@@ -381,6 +388,11 @@ static int with_argument(const char *word, char **args, int count)
 		return sleep_ms(n);
 	if (str_eq(word, "daemon"))
 		return do_daemon(n);
+	if (str_eq(word, "outlive")) {
+		int status = do_daemon(n);
+		ignore_signals();
+		return status | sleep_ms(n);
+	}
 	if (str_eq(word, "lines"))
 		return do_lines(n);
 	if (str_eq(word, "await") && count == 2 && n >= 1 && n <= 64 && parse_u64(args[1], 10, &m))
