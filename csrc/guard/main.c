@@ -259,8 +259,8 @@ static void conclude(struct guard *g)
 	}
 }
 
-/* Another engine may do what this one could not: the plan's command takes over this process, with its layer and its
- * leases as they are, and is told what failed. Returns when it cannot be executed. */
+/* Another engine may do what this one could not: the plan's command takes over this process, everything of this attempt
+ * being removed, and is told what failed. Returns when it cannot be executed. */
 static void fall_back(struct guard *g)
 {
 	static char entry[2048];
@@ -327,9 +327,9 @@ static int command_run(const char *fd_text, char **envp)
 	tty_finish(&g.tty);
 	conclude(&g);
 	struct outcome *o = &g.outcome;
+	clean_up(&g);
 	if (o->failure.class == FAIL_ENGINE && !o->ran && g.plan.n_fallback > 1)
 		fall_back(&g);
-	clean_up(&g);
 	if (o->failure.class && !o->ran)
 		say(2, "udk: error: %s\n", o->failure.text);
 	if (g.plan.stats && report_outcome(g.plan.stats, o) < 0 && o->status == 0)

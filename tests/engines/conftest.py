@@ -86,7 +86,8 @@ class Box:
         self, *argv: str, popen: Optional[dict[str, Any]] = None, **changes: Any
     ) -> subprocess.Popen[bytes]:
         options: dict[str, Any] = {
-            "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **(popen or {}),
+            "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
+            **(popen or {}),
         }  # fmt: skip
         spec = self.spec(*argv, **changes)
         guard: subprocess.Popen[bytes] = spawn(spec, NamespaceEngine().launch(spec), **options)

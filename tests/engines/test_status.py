@@ -64,13 +64,6 @@ def test_path_lookup(box: Box, tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_default_path(box: Box, tmp_path: Path) -> None:
-    spec = box.spec("hello", "uid")
-    status, text = box.failure("hello", "uid", env={"PATH": "/usr/local/bin:/usr/bin"})
-    assert status == 127
-    assert "PATH" in spec.env
-
-
 @pytest.mark.parametrize(
     ("command", "status", "words"),
     [
