@@ -59,8 +59,12 @@ def refusal(what: str) -> LayerError:
     )
 
 
-def over_cap(what: str, cap: str) -> LayerError:
-    return LayerError(what, f"raise the limit {cap} if you trust this image")
+class CapError(LayerError):
+    """A layer asks for more than a cap allows; whether it is intact was not looked at."""
+
+
+def over_cap(what: str, cap: str) -> CapError:
+    return CapError(what, f"raise the limit {cap} if you trust this image")
 
 
 def disk_error(e: OSError, what: str) -> StoreError | LayerError:

@@ -14,8 +14,8 @@ from udk.layers.caps import Caps, over_cap, refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-CHUNK = 1 << 20
-READ = 256 * 1024
+CHUNK = 256 * 1024
+READ = 64 * 1024
 
 _MAGICS = (
     (b"\x1f\x8b", "gzip"),

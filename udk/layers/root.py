@@ -64,8 +64,9 @@ class Root:
         LayerError for a loop of links."""
         if self._stale:
             self._flush()
-        hit = self._cache.get(path)
+        hit = self._cache.pop(path, None)
         if hit is not None:
+            self._cache[path] = hit  # now the youngest: the next call cannot evict it
             return hit
         if not path:
             return self.fd, b""

@@ -297,13 +297,12 @@ class TarReader:
     ) -> Member:
         m = Member()
         name = block[:100].split(b"\0", 1)[0]
-        magic = block[257:265]
-        if magic == b"ustar\x0000" or magic[:6] == b"ustar\0":
-            prefix = block[345:500].split(b"\0", 1)[0]
-            if prefix:
-                name = prefix + b"/" + name
-        m.name = name if long_name is None else long_name
-        m.linkname = block[157:257].split(b"\0", 1)[0] if long_link is None else long_link
+        if block[257:263] == b"ustar\0" and block[345]:
+            # Schily's star keeps times in the prefix's last 24 bytes.
+            prefix = block[345:476] if block[508:] == b"tar\0" else block[345:500]
+            name = prefix.split(b"\0", 1)[0] + b"/" + name
+        m.name = name
+        m.linkname = block[157:257].split(b"\0", 1)[0]
         m.mode = number(block[100:108], "mode") & 0o7777
         m.uid = number(block[108:116], "uid")
         m.gid = number(block[116:124], "gid")
@@ -313,6 +312,10 @@ class TarReader:
         m.xattrs = None
         m.sparse = None
         pax = self._apply_pax(m, records) if records or self._global else {}
+        if long_name is not None:
+            m.name = long_name
+        if long_link is not None:
+            m.linkname = long_link
         if m.size < 0:
             raise refusal(f"{show(m.name)}: negative size in the layer's tar stream")
         self._set_kind(m, flag, block)
@@ -333,9 +336,9 @@ class TarReader:
     def _apply_pax(self, m: Member, records: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
         pax = dict(self._global)
         pax.update(records)
-        if b"path" in pax:
+        if pax.get(b"path"):  # an empty value takes a record back
             m.name = pax[b"path"]
-        if b"linkpath" in pax:
+        if pax.get(b"linkpath"):
             m.linkname = pax[b"linkpath"]
         if pax.get(b"size"):
             m.size = _decimal(pax[b"size"], "size")

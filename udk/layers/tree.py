@@ -9,32 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import TYPE_CHECKING, Protocol, Union
+from typing import TYPE_CHECKING, Union
 
 from udk.errors import IntegrityError, LayerError, StoreError
-from udk.layers.caps import Caps, disk_error, over_cap, show
-from udk.layers.decompress import decompress
+from udk.layers.caps import CapError, Caps, disk_error, show
 from udk.layers.extract import Extractor
 from udk.layers.log import RECORDED, TIMED, TreeLog, pack, unpack
 from udk.layers.record import RecordWriter
+from udk.layers.stream import LayerStream
 from udk.layers.tar import ChunkReader, TarReader
 from udk.oci.digest import Digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    class Stream(Protocol):
-        """Anything that is read from once, front to back."""
-
-        def read(self, size: int, /) -> bytes: ...
-
-    class VerifiedDescriptor(Protocol):
-        """What a compressed layer must be: an OCI descriptor will do."""
-
-        @property
-        def digest(self) -> Digest: ...
-        @property
-        def size(self) -> int: ...
+    from udk.layers.stream import Stream, VerifiedDescriptor
 
     Source = Union[Stream, str, "os.PathLike[str]"]
 
@@ -124,17 +113,25 @@ class TreeBuilder:
         wanted: Digest | None,
         compressed: VerifiedDescriptor | None,
     ) -> str:
-        meter = Meter(stream, self._caps, compressed, wanted.algorithm if wanted else "sha256", self._bytes)
-        chunks = meter.chunks(decompress(meter.read, self._caps, media_type, self._strict))
-        self._extractor.apply(TarReader(ChunkReader(chunks), self._caps))
-        meter.finish()
-        got = meter.diff_id
-        if wanted is not None and got != str(wanted):
-            raise IntegrityError(
-                f"a layer's contents have the digest {got}, the image's config says {wanted}",
-                "the image is damaged or was tampered with: pull it again",
-            )
-        self._bytes = meter.total
+        algorithm = wanted.algorithm if wanted else "sha256"
+        with LayerStream(
+            stream, media_type, self._caps, compressed=compressed, algorithm=algorithm, before=self._bytes,
+            strict=self._strict,
+        ) as layer:  # fmt: skip
+            chunks = iter(layer)
+            try:
+                self._extractor.apply(TarReader(ChunkReader(chunks), self._caps))
+            except CapError:
+                raise
+            except LayerError:
+                # That the bytes are not the ones promised explains any other complaint about them.
+                if compressed is not None or wanted is not None:
+                    _drain(chunks)
+                    _check(layer.diff_id, wanted)
+                raise
+            got = layer.diff_id
+        _check(got, wanted)
+        self._bytes += layer.total
         return got
 
     def finish(self) -> TreeStats:
@@ -184,64 +181,20 @@ class TreeBuilder:
         self.close()
 
 
-class Meter:
-    """Counts and digests a layer's bytes on both sides of the decompressor, and enforces the caps on them."""
-
-    def __init__(
-        self,
-        stream: Stream,
-        caps: Caps,
-        compressed: VerifiedDescriptor | None,
-        algorithm: str,
-        before: int,
-    ) -> None:
-        self._stream = stream
-        self._caps = caps
-        self._compressed = compressed
-        self._outer = compressed.digest.hasher() if compressed else None
-        self._inner = hashlib.new(algorithm)
-        self.fed = 0
-        self._start = before
-        self.total = before
-
-    @property
-    def diff_id(self) -> str:
-        return f"{self._inner.name}:{self._inner.hexdigest()}"
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        if data is None:
-            raise StoreError("the layer's source would block", "pass a blocking stream")
-        self.fed += len(data)
-        if self._outer is not None and data:
-            self._outer.update(data)
-        return data
-
-    def chunks(self, uncompressed: Iterator[bytes]) -> Iterator[bytes]:
-        caps = self._caps
-        for chunk in uncompressed:
-            self._inner.update(chunk)
-            self.total += len(chunk)
-            out = self.total - self._start
-            if self.total > caps.bytes:
-                raise over_cap(f"the image is larger than {caps.bytes} bytes", "bytes")
-            if out > caps.ratio_floor and out > self.fed * caps.ratio:
-                raise over_cap(f"the layer expands more than {caps.ratio} times", "ratio")
-            yield chunk
-
-    def finish(self) -> None:
-        """Checks the compressed side. Raises IntegrityError."""
-        if self._compressed is None or self._outer is None:
-            return
-        while self.read(1 << 20):
+def _drain(chunks: Iterator[bytes]) -> None:
+    try:
+        for _ in chunks:
             pass
-        if self.fed != self._compressed.size:
-            raise IntegrityError(f"a layer has {self.fed} bytes, its descriptor says {self._compressed.size}")
-        got = f"{self._outer.name}:{self._outer.hexdigest()}"
-        if got != str(self._compressed.digest):
-            raise IntegrityError(
-                f"a layer has the digest {got}, its descriptor says {self._compressed.digest}"
-            )
+    except LayerError:
+        pass
+
+
+def _check(got: str, wanted: Digest | None) -> None:
+    if wanted is not None and got != str(wanted):
+        raise IntegrityError(
+            f"a layer's contents have the digest {got}, the image's config says {wanted}",
+            "the image is damaged or was tampered with: pull it again",
+        )
 
 
 def _chain(parent: str, diff_id: str) -> str:
