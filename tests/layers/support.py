@@ -55,27 +55,31 @@ def build(
 def describe(staging: Path) -> dict[str, tuple[object, ...]]:
     """path -> (kind, true mode, uid, gid, what it holds) as an engine would show the tree; names as
     latin-1."""
-    rootfs = os.fsencode(staging / "rootfs")
     out: dict[str, tuple[object, ...]] = {}
+    root = os.open(staging / "rootfs", os.O_RDONLY)
     with RecordReader(str(staging / "record")) as record:
         todo = [b""]
         while todo:
             path = todo.pop()
-            full = os.path.join(rootfs, path)
-            st = os.lstat(full)
+            here = path or b"."
+            st = os.lstat(here, dir_fd=root)
             entry = record.get(path)
             mode = entry.mode if entry else st.st_mode
             kind = KINDS[stat.S_IFMT(mode)]
             holds: object = ""
             if stat.S_ISREG(mode):
-                holds = open(full, "rb").read()
+                with open(os.open(here, os.O_RDONLY, dir_fd=root), "rb") as data:
+                    holds = data.read()
             elif stat.S_ISLNK(mode):
-                holds = os.readlink(full)
+                holds = os.readlink(here, dir_fd=root)
             elif stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
                 assert entry is not None
                 holds = (entry.major, entry.minor)
             if stat.S_ISDIR(st.st_mode):
-                todo += [os.path.join(path, n) for n in os.listdir(full)]
+                fd = os.open(here, os.O_RDONLY, dir_fd=root)
+                todo += [os.path.join(path, os.fsencode(n)) for n in os.listdir(fd)]
+                os.close(fd)
             owner = (entry.uid, entry.gid) if entry else (0, 0)
             out[path.decode("latin-1")] = (kind, stat.S_IMODE(mode), *owner, holds)
+    os.close(root)
     return out

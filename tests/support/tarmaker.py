@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import struct
 import zlib
+from typing import Any
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -54,8 +55,8 @@ def header(
         + octal(mode, 8)
         + octal(uid, 8)
         + octal(gid, 8)
-        + (size if isinstance(size, bytes) else octal(size, 12))
-        + (mtime if isinstance(mtime, bytes) else octal(mtime, 12))
+        + (size.ljust(12, b"\0") if isinstance(size, bytes) else octal(size, 12))
+        + (mtime.ljust(12, b"\0") if isinstance(mtime, bytes) else octal(mtime, 12))
         + b" " * 8
         + type
         + linkname[:100].ljust(100, b"\0")
@@ -89,28 +90,38 @@ def gnu_long(name: bytes, type: bytes = b"L") -> bytes:
     return header(b"././@LongLink", type=type, size=len(data), magic=b"ustar  \0") + pad(data)
 
 
-def file(name: bytes, data: bytes = b"", **kw: object) -> bytes:
-    return header(name, size=len(data), **kw) + pad(data)  # type: ignore[arg-type]
+def entry(name: bytes, linkname: bytes = b"", **kw: Any) -> bytes:
+    """A header, with a PAX one before it for what does not fit."""
+    long = {}
+    if len(name) > 100:
+        long[b"path"] = name
+    if len(linkname) > 100:
+        long[b"linkpath"] = linkname
+    return (pax(long) if long else b"") + header(name, linkname=linkname, **kw)
 
 
-def directory(name: bytes, mode: int = 0o755, **kw: object) -> bytes:
-    return header(name, type=b"5", mode=mode, **kw)  # type: ignore[arg-type]
+def file(name: bytes, data: bytes = b"", **kw: Any) -> bytes:
+    return entry(name, size=len(data), **kw) + pad(data)
 
 
-def symlink(name: bytes, target: bytes, **kw: object) -> bytes:
-    return header(name, type=b"2", mode=0o777, linkname=target, **kw)  # type: ignore[arg-type]
+def directory(name: bytes, mode: int = 0o755, **kw: Any) -> bytes:
+    return entry(name, type=b"5", mode=mode, **kw)
 
 
-def hardlink(name: bytes, target: bytes, **kw: object) -> bytes:
-    return header(name, type=b"1", linkname=target, **kw)  # type: ignore[arg-type]
+def symlink(name: bytes, target: bytes, **kw: Any) -> bytes:
+    return entry(name, target, type=b"2", mode=0o777, **kw)
 
 
-def device(name: bytes, type: bytes, major: int, minor: int, mode: int = 0o660, **kw: object) -> bytes:
-    return header(name, type=type, major=major, minor=minor, mode=mode, **kw)  # type: ignore[arg-type]
+def hardlink(name: bytes, target: bytes, **kw: Any) -> bytes:
+    return entry(name, target, type=b"1", **kw)
 
 
-def fifo(name: bytes, mode: int = 0o644, **kw: object) -> bytes:
-    return header(name, type=b"6", mode=mode, **kw)  # type: ignore[arg-type]
+def device(name: bytes, type: bytes, major: int, minor: int, mode: int = 0o660, **kw: Any) -> bytes:
+    return entry(name, type=type, major=major, minor=minor, mode=mode, **kw)
+
+
+def fifo(name: bytes, mode: int = 0o644, **kw: Any) -> bytes:
+    return entry(name, type=b"6", mode=mode, **kw)
 
 
 def tar(*entries: bytes, end: bytes = END) -> bytes:

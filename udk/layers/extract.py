@@ -29,7 +29,7 @@ OPAQUE = b".wh..wh..opq"
 
 _NS = 1_000_000_000
 _EARLIEST = -(1 << 31) * _NS
-_LATEST = ((1 << 34) - 1 - (1 << 31)) * _NS + _NS - 1  # the year 2446: what ext4 can keep
+_LATEST = ((1 << 63) - 1) // _NS * _NS  # the year 2262: nanoseconds in 64 bits
 
 # Attributes that mean something to this host's kernel or to overlayfs only, never to the payload.
 _DROPPED = (

@@ -68,6 +68,7 @@ class LayerStream:
         self._before = before
         self.fed = 0  # bytes read from the source
         self.total = 0  # bytes that came out of the decompressor
+        self.complete = False  # iteration came to the stream's end
         self._queue: SimpleQueue[Item] = SimpleQueue()
         self._room = threading.Semaphore(_AHEAD)
         self._stop = False
@@ -85,12 +86,14 @@ class LayerStream:
     def __exit__(self, *exc: object) -> None:
         self._stop = True
         self._room.release()
-        self._thread.join()
+        # After a failure the source may be a download that stalls: the thread ends by itself when it wakes.
+        self._thread.join(None if exc[0] is None else 2)
 
     def __iter__(self) -> Iterator[bytes]:
         while True:
             item = self._queue.get()
             if item is None:
+                self.complete = True
                 return
             if isinstance(item, BaseException):
                 raise item
