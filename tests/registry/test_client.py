@@ -148,7 +148,8 @@ def test_odd_tags(served: Served, client: RegistryClient, tags: Any) -> None:
 @pytest.mark.parametrize(
     "link",
     [
-        "<http://localhost:1/v2/team/app/tags/list?last=x>; rel=next", "<https://evil.example/v2/team/app/x>; rel=next",
+        "<http://localhost:1/v2/team/app/tags/list?last=x>; rel=next",
+        "<https://evil.example/v2/team/app/x>; rel=next",
         "</v2/team/other/tags/list?last=a>; rel=next", "</v2/team/app/tags/list?n=1000&last=z>; rel=next",
         "<file:///v2/team/app/tags>; rel=next",
     ],

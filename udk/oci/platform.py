@@ -139,12 +139,12 @@ def candidates(index: Index, platform: Platform) -> list[Descriptor]:
     """The entries of ``index`` to try for ``platform``, best first; nested indexes without a platform last.
 
     Attestations and entries for unknown platforms are left out. Among equals the index's order decides."""
-    from udk.oci.mediatypes import INDEXES
+    from udk.oci.mediatypes import INDEXES, MANIFESTS
 
     ranked: list[tuple[int, int, Descriptor]] = []
     level: str | None = None
     for position, entry in enumerate(index.manifests):
-        if entry.is_attestation:
+        if entry.is_attestation or entry.media_type not in (*INDEXES, *MANIFESTS):
             continue
         if entry.platform is None:
             # Without a platform only the manifest itself can tell: an index may nest, a lone image is for
