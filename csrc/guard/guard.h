@@ -49,6 +49,10 @@ struct handover {
 };
 NORETURN void payload_main(struct plan *plan, const struct handover *h);
 
+/* Closes every descriptor but those kept (-1: none), so that whoever waits for the end of a pipe that the payload had
+ * from its caller sees it when the payload closes it, and nothing of the set-up stays open. */
+void close_all_but(const int *keep, size_t n);
+
 /* processes.c: kills, and waits for, every descendant of this process, and every process whose environment holds
  * UDK_COOKIE=cookie (NULL: descendants only). proc: a descriptor of the host's /proc. */
 void kill_container(int proc, const char *cookie);

@@ -132,21 +132,6 @@ NORETURN static void watch(struct keeper *k)
 	}
 }
 
-/* Closed pipes must be noticed at the other end as soon as the payload closes them. */
-static void drop_streams(void)
-{
-	long fd = sys_open("/dev/null", O_RDWR | O_CLOEXEC, 0);
-
-	for (int i = 0; i < 3; i++) {
-		if (fd >= 0 && fd != i)
-			sys_dup3((int)fd, i, O_CLOEXEC);
-		else if (fd < 0)
-			sys_close(i);
-	}
-	if (fd > 2)
-		sys_close((int)fd);
-}
-
 /* The parent-death signal, and the case that the parent died before it was asked for. */
 static void follow_guard(struct keeper *k)
 {
@@ -224,8 +209,6 @@ void keeper_main(struct plan *plan, int socket)
 		give_up(&k, &f);
 	}
 	message_send(socket, MSG_STARTED, k.payload, NULL, -1);
-	if (h.tty >= 0)
-		sys_close(h.tty);
-	drop_streams();
+	close_all_but((const int[]){ k.signals, socket, k.proc }, 3);
 	watch(&k);
 }

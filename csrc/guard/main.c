@@ -101,10 +101,10 @@ static void on_message(struct guard *g, const struct message *m, int fd)
 			g->kill_at = 0;
 		}
 		g->outcome.ran = !g->outcome.failure.class;
-		/* Whoever reads the payload's output must see its end when the payload closes it, not when we go. */
-		if (!g->plan.tty && g->outcome.ran)
-			for (int i = 0; i < 2; i++)
-				sys_close(i);
+		if (g->outcome.ran) {
+			int streams = g->plan.tty ? 0 : -1, output = g->plan.tty ? 1 : -1;
+			close_all_but((const int[]){ streams, output, 2, g->socket, g->signals, g->tty.master }, 6);
+		}
 		break;
 	case MSG_STOPPED:
 		if (!g->plan.tty && (m->value == SIGTSTP || m->value == SIGTTIN || m->value == SIGTTOU))

@@ -131,11 +131,16 @@ def _cannot_execute(e: OSError) -> EngineError:
 def spawn(spec: RunSpec, launch: Launch, **options: Any) -> Any:
     """Starts the guard as a child: a ``subprocess.Popen``. ``leases`` and ``fallback`` as for
     :func:`exec_guard`, the other options are Popen's. The library's and the tests' way to run a container."""
+    import signal
     import subprocess
 
     mine = {k: options.pop(k) for k in ("leases", "fallback") if k in options}
-    fd = plan.to_descriptor(plan.encode(compile_plan(spec, launch, **mine)))
+    # As in exec_guard: a signal that comes before the guard listens must wait, not kill it unprepared.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    mine["sigmask"] = sum(1 << (s - 1) for s in before)
+    fd = -1
     try:
+        fd = plan.to_descriptor(plan.encode(compile_plan(spec, launch, **mine)))
         return subprocess.Popen(
             _guard_argv(spec, fd),
             executable=GUARD,
@@ -145,7 +150,9 @@ def spawn(spec: RunSpec, launch: Launch, **options: Any) -> Any:
     except OSError as e:
         raise _cannot_execute(e) from None
     finally:
-        os.close(fd)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if fd >= 0:
+            os.close(fd)
 
 
 def _run_guard(verb: str, argument: str, fds: tuple[int, ...] = ()) -> str:
