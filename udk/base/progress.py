@@ -88,7 +88,7 @@ class Bars(Progress):
         if self._closed and not final:
             return
         try:
-            width = os.get_terminal_size(self._stream.fileno()).columns
+            width = os.get_terminal_size(self._stream.fileno()).columns or 80
         except (OSError, ValueError):
             width = 80
         active = [t for t in self._tasks if not t.state]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from udk.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
     from udk.archive.source import ImageSource
@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from udk.store import Store
 
 PARALLEL = 4
+# What is lost of the bytes that a registry has sent when this process is killed: what the kernels on both
+# sides hold of the connections in use. All that was read from them is in the page cache.
+FLUSH_UNIT = 16 << 20
 _JOIN_SECONDS = 5.0
+_SAMPLES = 8  # chunks before the load is known
+_START_SECONDS = 0.25  # for how long that is waited for
+_FADE = 0.98  # a chunk; how fast the load of the past is forgotten
 
 
 class Restarted(Exception):
@@ -42,6 +48,48 @@ class _Blob:
         self.task: Task | None = None
 
 
+class _Load:
+    """Where the time of the downloads goes: waiting for bytes, or checking and writing them."""
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+        self._worked = 0.0
+        self._chunks = 0
+        self._since = time.monotonic()
+
+    def add(self, waited: float, worked: float) -> None:
+        self._chunks += 1
+        self._waited = self._waited * _FADE + waited
+        self._worked = self._worked * _FADE + worked
+
+    @property
+    def saturated(self) -> bool:
+        if self._chunks < _SAMPLES:
+            return time.monotonic() - self._since < _START_SECONDS
+        # Waiting includes copying from the socket, so a third of the time is much.
+        return self._worked * 2 > self._waited
+
+
+class _Metered:
+    """The chunks of a source, measured."""
+
+    def __init__(self, chunks: Iterable[bytes], load: _Load) -> None:
+        self._chunks = chunks
+        self._load = load
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._chunks, name)  # the offset, where the source tells it
+
+    def __iter__(self) -> Iterator[bytes]:
+        before = time.perf_counter()
+        for chunk in self._chunks:
+            arrived = time.perf_counter()
+            yield chunk
+            done = time.perf_counter()
+            self._load.add(arrived - before, done - arrived)
+            before = done
+
+
 class Downloads:
     """Fetches blobs in the order given with ``parallel`` threads; a context manager, cancelled on leaving.
 
@@ -61,13 +109,17 @@ class Downloads:
         self._source = source
         self._reference = reference
         self._progress = progress
-        self._changed = threading.Condition()
+        guard = threading.Lock()
+        self._changed = threading.Condition(guard)  # something arrived, ended or failed
+        self._slot = threading.Condition(guard)  # a download ended
         self._error: BaseException | None = None
         self._cancelled = False
         self._blobs: dict[str, _Blob] = {}
         for descriptor in descriptors:
             blob = self._blobs.setdefault(str(descriptor.digest), _Blob(descriptor))
             blob.done = store.has_blob(descriptor.digest, descriptor.size)
+        self._load = _Load()
+        self._active = 0
         self._waiting = [b for b in self._blobs.values() if not b.done]
         self._waiting.reverse()
         self._threads = [
@@ -127,10 +179,21 @@ class Downloads:
         try:
             while True:
                 with self._changed:
-                    if not self._waiting or self._cancelled or self._error:
+                    # One more connection helps where the source or the way to it is slow. Where this
+                    # process is what is slow, it would only split its attention, and the layer needed next
+                    # come later.
+                    while self._waiting and self._active and self._load.saturated and not self._unwanted():
+                        self._slot.wait(0.05)
+                    if not self._waiting or self._unwanted():
                         return
                     blob = self._waiting.pop()
-                self._fetch(blob)
+                    self._active += 1
+                try:
+                    self._fetch(blob)
+                finally:
+                    with self._changed:
+                        self._active -= 1
+                        self._slot.notify_all()
         except _Cancelled:
             return
         except BaseException as e:
@@ -152,7 +215,7 @@ class Downloads:
                     ingest.fill(lambda offset: (data[offset:],))
                 else:
                     ingest.fill(
-                        lambda offset: self._source.blob(descriptor, offset),
+                        lambda offset: _Metered(self._source.blob(descriptor, offset), self._load),
                         lambda present: self._arrived(blob, ingest.data, present),
                     )
             elif blob.task:

@@ -19,10 +19,10 @@ from udk.base import jsonlite
 from udk.base.files import atomic_write, fsync, store_error, write_all
 from udk.base.locks import PATIENCE, Lock
 from udk.base.verified import VerifiedReader
-from udk.errors import IntegrityError, StoreError
+from udk.errors import IntegrityError, NetworkError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from udk.store.store import Store
@@ -151,7 +151,12 @@ class Ingest:
     _broken: IntegrityError
 
     def _open(self) -> int:
-        fd = os.open(self.data, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(self.data, flags, 0o600)
+        except PermissionError:  # its writer was killed between the last byte and the rename
+            os.chmod(self.data, 0o600)
+            fd = os.open(self.data, flags, 0o600)
         try:
             if self._lock.generation and not os.fstat(fd).st_size:
                 _copy(f"{self.path}/data", fd)
@@ -189,8 +194,9 @@ class Ingest:
                 offset, resumed, hasher = 0, False, hashlib.new(self._algorithm)
                 os.lseek(fd, 0, os.SEEK_SET)
                 os.ftruncate(fd, 0)
+        ended: list[bool] = []
         reader = VerifiedReader(
-            stream, self._algorithm, self._encoded, self.size, f"blob {self.digest}",
+            _noting_end(stream, ended), self._algorithm, self._encoded, self.size, f"blob {self.digest}",
             hasher=hasher if offset else None, offset=offset,
         )  # fmt: skip
         try:
@@ -203,6 +209,13 @@ class Ingest:
                 if progress:
                     progress(reader.position)
         except IntegrityError as e:
+            if ended and reader.position < self.size:
+                # Cut short: what came may well be right, and the next attempt goes on from there.
+                raise NetworkError(
+                    f"the blob {self.digest} of {self._reference} ended after {reader.position} of"
+                    f" {self.size} bytes",
+                    "try again: what was fetched so far is kept",
+                ) from e
             self._broken = e
             return resumed
         return None
@@ -222,6 +235,11 @@ class Ingest:
                 os.rename(self.data, self.final)
         except OSError as e:
             raise store_error(e, self.final) from e
+
+
+def _noting_end(chunks: Iterable[bytes], ended: list[bool]) -> Iterator[bytes]:
+    yield from chunks
+    ended.append(True)
 
 
 def _hash_file(fd: int, size: int, hasher: hashlib._Hash) -> None:
