@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import os
 from typing import Any, Callable, NamedTuple, Optional, TypeVar, cast
 from urllib.parse import unquote, urljoin
@@ -91,6 +92,9 @@ class Settings(NamedTuple):
         )
 
 
+_server = functools.lru_cache(maxsize=64)(parse_url)
+
+
 class Attempt:
     """Makes attempts; holds no state between them."""
 
@@ -109,7 +113,8 @@ class Attempt:
     ) -> T:
         """GETs ``base``/``path`` and gives the answer to ``handle``. Raises AttemptError, and what
         ``handle`` raises except TransferError."""
-        url = parse_url(f"{base}/{path.lstrip('/')}")
+        server = _server(base)
+        url = server._replace(path=f"{server.path.rstrip('/')}/{path.lstrip('/')}")
         if url.origin.scheme == "file":
             return self._read_file(url, headers, handle)
         through = proxy.url if proxy is not None else None
