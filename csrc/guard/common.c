@@ -2,15 +2,16 @@
 
 enum { SOL_SOCKET_ = 1, SCM_RIGHTS_ = 1, MSG_DONTWAIT_ = 0x40, MSG_NOSIGNAL_ = 0x4000, MSG_CMSG_CLOEXEC_ = 0x40000000 };
 
-long message_send(int socket, int kind, int value, const char *text, int fd)
+long message_send(int socket, int kind, int value, const void *data, size_t n, int fd)
 {
 	struct message m = { .kind = kind, .value = value };
-	size_t n = str_copy(m.text, text ? text : "", sizeof m.text);
-	struct kiovec iov = { &m, offsetof(struct message, text) + MIN(n, sizeof m.text - 1) + 1 };
+	struct kiovec iov = { &m, offsetof(struct message, text) + MIN(n, sizeof m.text) };
 	struct kcmsghdr control = { .length = 20, .level = SOL_SOCKET_, .type = SCM_RIGHTS_, .fds = { fd } };
 	struct kmsghdr header = { .iov = &iov, .iov_length = 1 };
 	long r;
 
+	if (n)
+		memcpy(m.text, data, MIN(n, sizeof m.text));
 	if (fd >= 0) {
 		header.control = &control;
 		header.control_length = 24;
@@ -33,7 +34,8 @@ long message_receive(int socket, struct message *m, int *fd, bool wait)
 	while (r == -EINTR);
 	if (r < (long)offsetof(struct message, text))
 		return r == -ECONNRESET || r >= 0 ? 0 : r;
-	m->text[MIN((size_t)r - offsetof(struct message, text), sizeof m->text - 1)] = 0;
+	if ((size_t)r < sizeof *m)
+		memset((char *)m + r, 0, sizeof *m - (size_t)r);
 	*fd = header.control_length >= 20 && control.type == SCM_RIGHTS_ ? control.fds[0] : -1;
 	return r;
 }

@@ -23,16 +23,19 @@ enum message_kind {
 	MSG_STARTING, /* the set-up is done, the payload may run from now on */
 	MSG_STARTED, /* the payload's exec has happened */
 	MSG_STOPPED, /* value: signal by which the payload was stopped */
-	MSG_ENDED,   /* value: wait status of the payload */
+	MSG_ENDED,   /* value: wait status of the payload; usage. All other processes are dead */
 };
 
 struct message {
 	int kind, value;
-	char text[1000];
+	union {
+		char text[1000];
+		struct rusage usage; /* of all processes of the container */
+	};
 };
 
-/* Sockets keep message boundaries; fd is passed along when >= 0. */
-long message_send(int socket, int kind, int value, const char *text, int fd);
+/* Sockets keep message boundaries; data may be NULL, fd is passed along when >= 0. */
+long message_send(int socket, int kind, int value, const void *data, size_t n, int fd);
 /* > 0: a message; 0: the other side is gone; -EAGAIN: nothing now. *fd is -1 or a descriptor received. */
 long message_receive(int socket, struct message *m, int *fd, bool wait);
 

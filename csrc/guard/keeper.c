@@ -18,15 +18,25 @@ struct keeper {
 
 NORETURN static void give_up(struct keeper *k, const struct failure *f)
 {
-	message_send(k->socket, MSG_FAILED, (int)f->class, f->text, -1);
+	message_send(k->socket, MSG_FAILED, (int)f->class, f->text, strlen(f->text) + 1, -1);
 	sys_exit(125);
 }
 
-NORETURN static void finish(struct keeper *k)
+/* Everything else of the container ends; then the guard need not wait for this process, whose own end takes as long as
+ * the kernel takes to dismantle its mounts. */
+static void end_all(const struct keeper *k)
 {
-	if (!k->pid_namespace) /* as long as it lives, all orphans are its children: descent finds them all */
+	int status;
+	long r;
+
+	if (!k->pid_namespace) { /* as long as it lives, all orphans are its children: descent finds them all */
 		kill_container(k->proc, NULL);
-	sys_exit(0); /* pid 1's end is the end of its namespace: the kernel kills the rest */
+		return;
+	}
+	do {
+		sys_kill(-1, SIGKILL); /* all but pid 1 itself */
+		r = sys_wait4(-1, &status, 0, NULL);
+	} while (r > 0 || r == -EINTR);
 }
 
 static bool same_group(const struct keeper *k)
@@ -95,11 +105,14 @@ static void reap(struct keeper *k)
 		if (pid != k->payload)
 			continue;
 		if (WIFSTOPPED(status)) {
-			message_send(k->socket, MSG_STOPPED, WSTOPSIG(status), NULL, -1);
+			message_send(k->socket, MSG_STOPPED, WSTOPSIG(status), NULL, 0, -1);
 			continue;
 		}
-		message_send(k->socket, MSG_ENDED, status, NULL, -1);
-		finish(k);
+		struct rusage usage;
+		end_all(k);
+		sys_getrusage(RUSAGE_CHILDREN, &usage);
+		message_send(k->socket, MSG_ENDED, status, &usage, sizeof usage, -1);
+		sys_exit(0);
 	}
 }
 
@@ -122,8 +135,10 @@ NORETURN static void watch(struct keeper *k)
 			long r = message_receive(k->socket, &m, &fd, false);
 			if (r == -EAGAIN)
 				break;
-			if (r <= 0) /* the guard is gone: so is its container */
-				finish(k);
+			if (r <= 0) { /* the guard is gone: so is its container */
+				end_all(k);
+				sys_exit(0);
+			}
 			if (m.kind == MSG_SIGNAL)
 				signal_for_payload(k, m.value);
 		}
@@ -191,7 +206,7 @@ void keeper_main(struct plan *plan, int socket)
 	if (plan->tty) {
 		if (!tty_open(&master, &h.tty, &f))
 			give_up(&k, &f);
-		message_send(socket, MSG_TTY, 0, NULL, master);
+		message_send(socket, MSG_TTY, 0, NULL, 0, master);
 		sys_close(master);
 	}
 	k.signals = (int)sys_signalfd(-1, &all, O_CLOEXEC | O_NONBLOCK);
@@ -199,7 +214,7 @@ void keeper_main(struct plan *plan, int socket)
 		fail(&f, FAIL_UDK, "signalfd: %s", errno_text(k.signals));
 		give_up(&k, &f);
 	}
-	message_send(socket, MSG_STARTING, 0, NULL, -1);
+	message_send(socket, MSG_STARTING, 0, NULL, 0, -1);
 	/* vfork semantics: when this returns here, the payload's exec has happened or has failed and said so. */
 	k.payload = (int)sys_clone_flags(CLONE_VFORK | SIGCHLD);
 	if (k.payload == 0)
@@ -208,7 +223,7 @@ void keeper_main(struct plan *plan, int socket)
 		fail(&f, FAIL_UDK, "the payload cannot be started: %s", errno_text(k.payload));
 		give_up(&k, &f);
 	}
-	message_send(socket, MSG_STARTED, k.payload, NULL, -1);
+	message_send(socket, MSG_STARTED, k.payload, NULL, 0, -1);
 	close_all_but((const int[]){ k.signals, socket, k.proc }, 3);
 	watch(&k);
 }

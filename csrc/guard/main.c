@@ -16,7 +16,7 @@ struct guard {
 	char **envp;
 	int socket, signals, keeper;
 	bool starting, started, ended, reaped;
-	int status;      /* the payload's wait status */
+	int status;      /* the payload's wait status; the keeper's own where it ended before it could tell */
 	int aborted;     /* signal that came before the payload was there */
 	uint64_t start, deadline, kill_at; /* us; 0: none */
 	struct tty tty;
@@ -31,7 +31,7 @@ NORETURN static void refuse(const char *text)
 
 static void to_payload(struct guard *g, int sig)
 {
-	message_send(g->socket, MSG_SIGNAL, sig, NULL, -1);
+	message_send(g->socket, MSG_SIGNAL, sig, NULL, 0, -1);
 }
 
 /* Ends everything: pid 1's death is the whole namespace's; without one the keeper's orphans become ours. */
@@ -113,6 +113,7 @@ static void on_message(struct guard *g, const struct message *m, int fd)
 	case MSG_ENDED:
 		g->ended = true;
 		g->status = m->value;
+		g->outcome.usage = m->usage;
 		break;
 	}
 }
@@ -144,7 +145,10 @@ static void reap(struct guard *g)
 	while ((pid = sys_wait4(-1, &status, 1 /* WNOHANG */, &usage)) > 0)
 		if (pid == g->keeper) {
 			g->reaped = true;
-			g->outcome.usage = usage;
+			if (!g->ended)
+				g->status = status;
+			if (!g->ended)
+				g->outcome.usage = usage;
 		}
 }
 
@@ -185,7 +189,7 @@ static void run(struct guard *g)
 	struct signalfd_siginfo s[16];
 	ssize n;
 
-	while (!g->reaped) {
+	while (!g->ended && !g->reaped) {
 		bool child = false;
 		wait_for_something(g);
 		/* Signals are read before messages and acted on after them: what the keeper said before a signal was sent
@@ -230,7 +234,7 @@ static void start(struct guard *g)
 	}
 	if (p->map_tool_uid) {
 		if (userns_map(p, g->keeper, g->envp, &g->outcome.failure))
-			message_send(g->socket, MSG_GO, 0, NULL, -1);
+			message_send(g->socket, MSG_GO, 0, NULL, 0, -1);
 		else
 			kill_all(g);
 	}
@@ -251,7 +255,7 @@ static void conclude(struct guard *g)
 	} else if (g->aborted) {
 		o->status = 128 + g->aborted;
 		o->signal = g->aborted;
-	} else if (g->plan.dry) {
+	} else if (g->plan.dry && !g->status) {
 		o->status = 0;
 	} else {
 		o->status = 128 + SIGKILL;

@@ -7,7 +7,7 @@
 
 NORETURN static void give_up(const struct handover *h, const struct failure *f)
 {
-	message_send(h->socket, MSG_FAILED, (int)f->class, f->text, -1);
+	message_send(h->socket, MSG_FAILED, (int)f->class, f->text, strlen(f->text) + 1, -1);
 	sys_exit(f->class == FAIL_NOT_FOUND ? 127 : f->class == FAIL_NOT_EXECUTABLE ? 126 : 125);
 }
 
