@@ -17,21 +17,25 @@ if TYPE_CHECKING:
 BATCH = 512  # requests handed to the store at a time
 
 
-def walk_entries(repository: Repository, top: bytes, *, ahead: bool = True) -> Iterator[tuple[bytes, Entry]]:
+def walk_entries(
+    repository: Repository, top: bytes, *, ahead: bool = True, maxdepth: int | None = None
+) -> Iterator[tuple[bytes, Entry]]:
     """(real path, entry) of everything below the real directory ``top``, without itself, parents first."""
     tree = repository.tree
     fetch = CatalogsAhead(repository) if ahead else None
-    stack = [top]
+    stack = [(top, 1)]
     while stack:
-        path = stack.pop()
+        path, depth = stack.pop()
+        if maxdepth is not None and depth > maxdepth:
+            continue
         if fetch is not None:
             fetch.entering(path, top)
-        below: list[bytes] = []
+        below: list[tuple[bytes, int]] = []
         for entry in tree.entries(path):
             child = path + b"/" + entry.name
             yield child, entry
             if entry.is_dir:
-                below.append(child)
+                below.append((child, depth + 1))
         stack.extend(reversed(below))
 
 
@@ -84,4 +88,42 @@ def prefetch(
     flush()
     if failed is not None:
         raise failed
+    return counts
+
+
+def catalogs_below(repository: Repository, top: bytes, *, load: bool = True) -> Iterator[Request]:
+    """Requests for the nested catalogs at or below ``top``; without ``load`` only those whose parent is in
+    the cache."""
+    tree = repository.tree
+    stack = [top]
+    seen: set[bytes] = set()
+    while stack:
+        path = stack.pop()
+        for nested in tree.catalog_of(path, enter=True).nested().values():
+            if nested.hash is None or nested.path in seen:
+                continue
+            if not (nested.path == top or nested.path.startswith(top + b"/")):
+                continue
+            seen.add(nested.path)
+            request = tree.nested_request(nested)
+            yield request
+            if load or repository.store.has(request):
+                stack.append(nested.path)
+
+
+def prefetch_catalogs(
+    repository: Repository, *, progress: Callable[[int], Any] | None = None
+) -> dict[str, int]:
+    """Brings all catalogs of the revision into the cache, level by level. Raises the first error."""
+    counts = {"files": 0, "objects": 0, "bytes": 0}
+    tree = repository.tree
+    level = [b""]
+    while level:
+        below = [n for path in level for n in tree.catalog_of(path, enter=True).nested().values() if n.hash]
+        errors = repository.store.ensure([tree.nested_request(n) for n in below], progress=progress)
+        if errors:
+            raise errors[0][1]
+        counts["objects"] += len(below)
+        counts["bytes"] += sum(n.size for n in below)
+        level = [n.path for n in below]
     return counts
