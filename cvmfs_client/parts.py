@@ -188,11 +188,11 @@ def make_store(config: Configuration, *, offline: bool, explicit_server: bool, c
 
     Nothing is ever fetched directly unless that is configured; only who names a server himself, and no proxy
     is configured anywhere, is connected to that server directly. Raises ConfigError, CacheError."""
-    from ._standin import SimpleStore
+    from .cache import open_store
     from .download import HttpFetcher
 
     if offline:
-        return SimpleStore(config, None, directory=cache)
+        return open_store(config, None, directory=cache)
     servers = config.items("CVMFS_SERVER_URL", ";")
     if not servers:
         raise ConfigError(
@@ -202,7 +202,7 @@ def make_store(config: Configuration, *, offline: bool, explicit_server: bool, c
     proxy = config.get("CVMFS_HTTP_PROXY")
     if not proxy and explicit_server and not config.is_set("CVMFS_HTTP_PROXY"):
         proxy = "DIRECT"
-    return SimpleStore(config, HttpFetcher(config, servers=servers, proxy=proxy), directory=cache)
+    return open_store(config, HttpFetcher(config, servers=servers, proxy=proxy), directory=cache)
 
 
 def _prefetcher_maker(config: Configuration, store: Store) -> Callable[[Repository], Prefetcher] | None:

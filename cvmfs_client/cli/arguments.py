@@ -71,16 +71,25 @@ def _paths(parser: argparse.ArgumentParser, count: str = "+") -> None:
     parser.add_argument("location", nargs=count, metavar="LOCATION", help=LOCATION)
 
 
-def _build(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=prog, description="Reads CernVM-FS repositories without privileges.")
-    parser.add_argument("--version", action="store_true", help="show the version and end")
-    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", parser_class=_Parser)
-    for name, (_, _, text) in VERBS.items():
-        about = text[0].upper() + text[1:] + "."
-        verb = verbs.add_parser(name, help=text, description=about, add_help=False, allow_abbrev=False)
-        verb.add_argument("--help", action="help", help="show this text and end")
-        _OPTIONS[name](verb)
+def _verb_parser(prog: str, name: str) -> argparse.ArgumentParser:
+    text = VERBS[name][2]
+    about = text[0].upper() + text[1:] + "."
+    parser = _Parser(prog=f"{prog} {name}", description=about, add_help=False, allow_abbrev=False)
+    parser.add_argument("--help", action="help", help="show this text and end")
+    _OPTIONS[name](parser)
     return parser
+
+
+def _overview(prog: str) -> str:
+    width = max(map(len, VERBS))
+    lines = [
+        f"usage: {prog} COMMAND [OPTION...] [ARGUMENT...]",
+        "",
+        "Reads CernVM-FS repositories without privileges.",
+    ]
+    lines += ["", "commands:"]
+    lines += [f"  {name:<{width}}  {text}" for name, (_, _, text) in VERBS.items()]
+    return "\n".join([*lines, "", f"`{prog} COMMAND --help` shows the options of a command."])
 
 
 def _ls(p: argparse.ArgumentParser) -> None:
@@ -292,20 +301,26 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 def parse(prog: str, argv: Sequence[str]) -> argparse.Namespace:
     """Raises UsageError; prints and ends for --help."""
-    parser = _build(prog)
-    options = parser.parse_args(argv)
-    options.prog = prog
-    if options.version:
-        options.verb = "version"
-    elif not options.verb:
-        parser.print_help()
-        options.verb = "version-silent"
+    words = list(argv)
+    first = words[0] if words else "--help"
+    if first in ("--help", "-h", "help") and (len(words) < 2 or words[1] not in VERBS):
+        print(_overview(prog))
+        raise SystemExit(0)
+    if first == "help":
+        words = [words[1], "--help"]
+    if first == "--version":
+        return argparse.Namespace(verb="version", prog=prog)
+    verb = words[0]
+    if verb not in VERBS:
+        raise UsageError(f"there is no command {verb!r}", f"see `{prog} --help`")
+    options = _verb_parser(prog, verb).parse_intermixed_args(words[1:])
+    options.verb, options.prog = verb, prog
     return options
 
 
 def handler(options: argparse.Namespace) -> Handler:
     """The function that runs the verb."""
-    if options.verb.startswith("version"):
+    if options.verb == "version":
         return _version
     module, function, _ = VERBS[options.verb]
     found: Handler = getattr(importlib.import_module(f".{module}", __package__), function)
@@ -313,11 +328,10 @@ def handler(options: argparse.Namespace) -> Handler:
 
 
 def _version(options: argparse.Namespace) -> int:
-    if options.verb == "version":
-        from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, version
 
-        try:
-            print(version("udk"))
-        except PackageNotFoundError:
-            print("unknown")
+    try:
+        print(f"{options.prog} {version('udk')}")
+    except PackageNotFoundError:
+        print(f"{options.prog}, not installed as a package")
     return 0

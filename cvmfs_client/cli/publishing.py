@@ -49,7 +49,8 @@ def publish(options: argparse.Namespace) -> int:
     elif not options.quiet:
         out(
             f"{result.fqrn} revision {result.revision}: {result.entries} entries, "
-            f"{result.new_objects} new objects ({size_text(result.new_bytes, True)}), root catalog {result.root_hash}"
+            f"{result.new_objects} new objects ({size_text(result.new_bytes, True)}), "
+            f"root catalog {result.root_hash}"
         )
     return 0
 
