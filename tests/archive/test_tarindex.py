@@ -29,7 +29,7 @@ def index_of(data: bytes, directory: Path) -> TarIndex:
         os.close(fd)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(st.lists(NAMES, min_size=1, max_size=4), st.binary(max_size=1500)), min_size=1, max_size=6
@@ -60,7 +60,7 @@ def test_agrees_with_the_standard_library(
         assert data[place[0] : place[0] + place[1]] == content
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damage_never_leads_outside_the_file(tmp_path: Path, data: st.DataObject) -> None:
     out = io.BytesIO()

@@ -222,7 +222,7 @@ def _parse_registry(text: str) -> Reference:
 
 
 def check_host(host: str, text: str = "") -> str:
-    """``host[:port]`` in lower case. Raises InvalidReferenceError naming ``text``."""
+    """``host[:port]``, checked, in lower case. Raises InvalidReferenceError naming ``text``."""
     text = text or host
     name, port = host, ""
     if host.startswith("["):
@@ -241,7 +241,8 @@ def check_host(host: str, text: str = "") -> str:
         raise InvalidReferenceError(f"{quoted(text)}: {quoted(port)} is not a port number")
     if not valid:
         raise InvalidReferenceError(f"{quoted(text)}: {quoted(host)} is not a host name")
-    return host.lower()
+    # one label in capitals is a host only by its capitals
+    return host.lower() if "." in host or ":" in host or host.lower() == "localhost" else host
 
 
 def _is_ipv6(text: str) -> bool:
