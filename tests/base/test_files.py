@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,8 +98,7 @@ def test_errors_of_the_disk(number: int, kind: type[StoreError], text: str) -> N
 
 def test_unique_differs_between_processes_and_calls() -> None:
     names = {files.unique() for _ in range(100)}
-    child = os.popen(f"{os.sys.executable} -c 'import udk.base.files as f; print(f.unique())'")  # type: ignore[attr-defined]
-    names.add(child.read().strip())
-    child.close()
+    code = "import udk.base.files as f; print(f.unique())"
+    names.add(subprocess.check_output([sys.executable, "-c", code], text=True).strip())
     assert len(names) == 101
     assert not any("/" in n for n in names)

@@ -152,17 +152,19 @@ class Collector:
                     moved.append((digest, path, to_trash(self._root, path)))
         if not moved:
             return
-        again = find_roots(self._root, self._foreign_seconds)
-        for digest, path, gone in moved:
-            if digest in again.blobs or again.unreadable:
-                try:
-                    os.link(gone, path)  # unless a pull has brought it again already
-                except FileExistsError:
-                    pass
-                except OSError:
+        # What is put back may be a manifest, and name what else is needed.
+        while True:
+            again = find_roots(self._root, self._foreign_seconds)
+            back = [m for m in moved if again.unreadable or m[0] in again.blobs]
+            if not back:
+                break
+            for _, path, gone in back:
+                if gone and not os.path.exists(path):  # a pull may have brought it again already
                     os.rename(gone, path)
+            moved = [m for m in moved if m not in back]
+        for digest, _, gone in moved:
             if gone:
-                self._purge("" if os.path.exists(path) else "blob", gone, digest)
+                self._purge("blob", gone, digest)
 
     def _partials(self) -> None:
         for name, path, age in self._entries("ingest"):

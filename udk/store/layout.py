@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 REF_NAME = "org.opencontainers.image.ref.name"
-EMPTY_INDEX = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}\n'
+EMPTY_INDEX = b'{\n "schemaVersion": 2,\n "mediaType": "%s",\n "manifests": []\n}\n' % INDEX_TYPE.encode()
 
 
 def write_index(store: Store) -> None:

@@ -25,8 +25,8 @@ _KEY = re.compile(rb"[0-9a-f]{64}(?:[0-9a-f]{64})?-[0-9]+")
 class Roots:
     """Blobs (``alg:hex``) and tree keys that references, containers and live leases need.
 
-    ``unreadable`` are reference and container files that cannot be understood: while there is one, nothing is
-    known not to be needed.
+    ``unreadable`` are reference and container files that cannot be understood, or whose manifest is missing:
+    while there is one, nothing is known not to be needed.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ def find_roots(root: str, foreign_seconds: float = FOREIGN_SECONDS) -> Roots:
         roots.blobs.update(m.group().decode() for m in _DIGEST.finditer(raw))
         roots.trees.update(m.group().decode() for m in _KEY.finditer(raw))
     # What a container names may be a manifest: what that names is needed too.
-    named = list(roots.blobs)
+    named = set(roots.blobs)
     for path in all_ref_files(root):
         try:
             image = read_ref(root, path)
@@ -61,9 +61,11 @@ def find_roots(root: str, foreign_seconds: float = FOREIGN_SECONDS) -> Roots:
             continue
         if image is not None:
             roots.trees.add(image.tree)
-            named += [image.digest, image.top_digest, image.config_digest]
+            named.update((image.digest, image.top_digest, image.config_digest))
+            if not load_manifest(root, image.digest):
+                roots.unreadable.append(path)  # which layers it needs is not known
     roots.blobs.update(named)
-    for digest in set(named):
+    for digest in named:
         roots.blobs.update(children(root, digest))
     return roots
 

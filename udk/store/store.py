@@ -172,12 +172,11 @@ class Store:
             ) from None
 
     def tree(self, image: StoredImage) -> tuple[str, str]:
-        """The paths of the image's read-only root file system and of its record (``""`` without one).
+        """The paths of the image's read-only root file system and of its record.
 
         Hold a lease (:meth:`use`) while using them."""
         top = f"{image.root}/trees/{image.tree}"
-        record = f"{top}/record"
-        return f"{top}/rootfs", record if os.path.exists(record) else ""
+        return f"{top}/rootfs", f"{top}/record"
 
     def set_ref(self, reference: Reference, image: StoredImage) -> StoredImage:
         """Files ``image`` under ``reference`` in this store (pull, tag); returns it as stored. The image's
@@ -232,7 +231,7 @@ class Store:
 
         Raises InUseError when the tree is not there any more (find or pull the image again), StoreError."""
         lease = self.use_tree(image.tree, image.root)
-        if not self.has_tree(image.tree, image.root):
+        if not os.path.exists(f"{image.root}/trees/{image.tree}/tree.json"):
             lease.release()
             raise InUseError(f"{image.familiar} was removed a moment ago", f"udk pull {image.familiar}")
         return lease
