@@ -31,10 +31,18 @@ FREESTANDING = [
     "-Wl,-z,noexecstack", "-s",
 ]  # fmt: skip
 
+# One fixed address, so that the filter can tell the engine's own calls from the guest's; no vector registers, so that
+# a guest's are untouched; position-independent code, because the address is beyond what absolute code reaches.
+TRAP = [
+    "-fPIC", "-fvisibility=hidden", "-mgeneral-regs-only", "-fcf-protection=none", "-Wl,--no-relax",
+    "-Wl,-Ttext-segment=0x7e9000000000", "-Wl,-z,norelro",
+]  # fmt: skip
+
 # program -> (directories of csrc whose *.c are compiled, extra compiler and linker arguments)
 PROGRAMS: dict[str, tuple[list[str], list[str]]] = {
     "udk-guard": (["sys", "guard", "namespace"], []),
     "udk-hello": (["sys", "hello"], []),
+    "udk-trap": (["sys", "core", "trap"], TRAP),
 }
 
 

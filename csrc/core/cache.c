@@ -1,0 +1,128 @@
+/* Remembered resolutions, shared by all processes of the container.
+ *
+ * An entry says "this text names that plain directory" or "this inode is that directory" and holds for one value of
+ * the generation counter. Whoever removes, replaces or shadows a directory or link whose name some entry went
+ * through (the bloom filter knows the names) raises the counter. The order makes it sound: a walker adds the name
+ * to the filter before it looks at the disk, a changer looks into the filter after it changed the disk.
+ *
+ * Entries are written under a sequence number, without a lock: a writer that finds one being written gives up, a
+ * reader that sees it change takes it for absent. A process killed while writing costs one entry.
+ */
+#include "core/core.h"
+
+uint64_t text_hash(const char *s, size_t n)
+{
+	uint64_t h = 0x9e3779b97f4a7c15ULL ^ n, w;
+
+	for (; n >= 8; n -= 8, s += 8) {
+		memcpy(&w, s, 8);
+		h = (h ^ w) * 0xff51afd7ed558ccdULL;
+		h ^= h >> 32;
+	}
+	w = 0;
+	for (size_t i = 0; i < n; i++)
+		w |= (uint64_t)(unsigned char)s[i] << (8 * i);
+	h = (h ^ w) * 0xff51afd7ed558ccdULL;
+	return h ^ h >> 29;
+}
+
+static uint64_t inode_hash(uint64_t dev, uint64_t ino)
+{
+	uint64_t h = (ino ^ dev << 40) * 0xff51afd7ed558ccdULL;
+
+	return h ^ h >> 31;
+}
+
+/* Copies the path out of a matching entry. -1 when it does not match, is stale or is being written. */
+static int take(struct core *k, const struct cached *e, uint64_t key1, uint64_t key2, const char *key, size_t n,
+		struct place *p)
+{
+	uint32_t seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
+	uint16_t len = e->len;
+	int inside = e->mounts_inside;
+
+	if (seq & 1 || e->key1 != key1 || e->key2 != key2 || e->key_len != n || n + len > CACHE_TEXT ||
+	    e->generation != k->plan->generation)
+		return -1;
+	for (size_t i = 0; i < n; i++)
+		if (e->text[i] != key[i])
+			return -1;
+	memcpy(p->guest, e->text + n, len);
+	p->guest[len] = 0;
+	p->len = len;
+	p->mount = e->mount;
+	p->kind = e->kind;
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	if (__atomic_load_n(&e->seq, __ATOMIC_RELAXED) != seq)
+		return -1;
+	return inside;
+}
+
+static void keep(struct cached *e, uint32_t generation, uint64_t key1, uint64_t key2, const char *key, size_t n,
+		 const struct place *p, int inside)
+{
+	uint32_t seq = __atomic_load_n(&e->seq, __ATOMIC_RELAXED);
+
+	if (n + p->len > CACHE_TEXT || seq & 1 ||
+	    !__atomic_compare_exchange_n(&e->seq, &seq, seq + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+		return;
+	e->key1 = key1;
+	e->key2 = key2;
+	e->key_len = (uint16_t)n;
+	memcpy(e->text, key, n);
+	memcpy(e->text + n, p->guest, p->len);
+	e->len = p->len;
+	e->mount = p->mount;
+	e->kind = p->kind;
+	e->mounts_inside = (uint8_t)inside;
+	e->generation = generation;
+	__atomic_store_n(&e->seq, seq + 2, __ATOMIC_RELEASE);
+}
+
+int cache_text(struct core *k, const char *key, size_t n, struct place *p)
+{
+	uint64_t h = text_hash(key, n);
+
+	return take(k, &k->plan->dirs[h % DIR_CACHE], h, n, key, n, p);
+}
+
+void cache_keep_text(struct core *k, uint32_t generation, const char *key, size_t n, const struct place *p, int inside)
+{
+	uint64_t h = text_hash(key, n);
+
+	keep(&k->plan->dirs[h % DIR_CACHE], generation, h, n, key, n, p, inside);
+}
+
+int cache_inode(struct core *k, uint64_t dev, uint64_t ino, struct place *p)
+{
+	return take(k, &k->plan->fds[inode_hash(dev, ino) % FD_CACHE], dev, ino, NULL, 0, p);
+}
+
+void cache_keep_inode(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const struct place *p, int inside)
+{
+	keep(&k->plan->fds[inode_hash(dev, ino) % FD_CACHE], generation, dev, ino, "", 0, p, inside);
+}
+
+void bloom_add(struct core *k, const char *name, size_t n)
+{
+	uint64_t h = text_hash(name, n);
+	volatile uint64_t *w = &k->plan->bloom[h / 64 % BLOOM_WORDS];
+	uint64_t bit = (uint64_t)1 << h % 64;
+
+	if (!(*w & bit))
+		__atomic_fetch_or(w, bit, __ATOMIC_SEQ_CST);
+}
+
+void changed_name(struct core *k, const char *name, size_t n)
+{
+	uint64_t h = text_hash(name, n);
+
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (k->plan->bloom[h / 64 % BLOOM_WORDS] >> h % 64 & 1)
+		changed(k);
+}
+
+void changed(struct core *k)
+{
+	__atomic_fetch_add(&k->plan->generation, 1, __ATOMIC_SEQ_CST);
+}

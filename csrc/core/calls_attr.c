@@ -1,0 +1,373 @@
+/* Changing modes, owners, times, sizes and extended attributes. */
+#include "core/calls.h"
+
+/* The thing behind a descriptor, when the descriptor cannot be used for the change because it is of the lower tree:
+ * 1 with p found, 0 when the descriptor itself will do. */
+static long fd_place(struct call *c, int fd, struct place *p)
+{
+	struct core *k = c->core;
+	char link[40] = "/proc/self/fd/";
+	enum layer layer;
+	int mount;
+	long n, r = fd == AT_FDCWD ? sys_fstatat(fd, "", &p->st, AT_EMPTY_PATH) : sys_fstat(fd, &p->st);
+
+	if (r)
+		return r;
+	decimal(link + 14, (unsigned)fd);
+	n = fd == AT_FDCWD ? sys_getcwd(c->w->text, HOST_MAX) - 1 : sys_readlinkat(AT_FDCWD, link, c->w->text, HOST_MAX);
+	if (n < 0 || c->w->text[0] != '/')
+		return 0;
+	n = guest_path(k, c->w->text, (size_t)n, c->w->text, &mount, &layer);
+	if (n < 0)
+		return 0;
+	if (k->plan->mounts[mount].flags & MOUNT_RO)
+		return -EROFS;
+	if (layer != LAYER_LOWER)
+		return 0;
+	r = place_at(c, c->w->text, (size_t)n, p);
+	return r ? r : 1;
+}
+
+/* Where a change by (dfd, path, flags) goes. 0: to p (in the upper); 1: to the descriptor itself. */
+static long target(struct call *c, int dfd, const void *path, long flags, struct place *p)
+{
+	char first = 1;
+	long r;
+
+	if (flags & AT_EMPTY_PATH) {
+		r = path ? guest_read(&first, path, 1) : 0;
+		if (r)
+			return r;
+		if (!path || !first) {
+			r = fd_place(c, dfd, p);
+			return r < 0 ? r : !r ? 1 : for_change(c, p);
+		}
+	}
+	r = find(c, dfd, path, flags & AT_SYMLINK_NOFOLLOW ? 0 : FOLLOW, p);
+	if (r)
+		return r;
+	if (p->magic) { /* a descriptor's link: what it leads to may be the image's */
+		enum layer layer;
+		int mount;
+		long n = sys_readlinkat(p->dfd, p->host, c->w->text, HOST_MAX);
+
+		if (n > 0 && guest_path(c->core, c->w->text, (size_t)n, c->w->text, &mount, &layer) >= 0 && layer == LAYER_LOWER) {
+			r = place_at(c, c->w->text, strlen(c->w->text), p);
+			return r ? r : for_change(c, p);
+		}
+		return 0;
+	}
+	return for_change(c, p);
+}
+
+static bool in_union(const struct call *c, const struct place *p)
+{
+	return !p->raw && !p->magic && p->mount == 0 && c->core->changes;
+}
+
+/* ---- modes -------------------------------------------------------------------------------------------- */
+
+static void note_mode(struct call *c, const struct stat *st, unsigned mode, unsigned on_disk)
+{
+	struct core *k = c->core;
+	struct owner *o = owner_find(k, st->st_dev, st->st_ino);
+
+	if ((mode & 07777) == on_disk && (!o || !(o->flags & OWNER_MODE) || o->rdev))
+		if (!o || !o->rdev)
+			return;
+	o = owner_make(k, st);
+	if (!o)
+		return;
+	if ((mode & 07777) == on_disk && !(o->mode & S_IFMT && o->rdev)) {
+		o->flags &= ~(uint32_t)OWNER_MODE;
+		return;
+	}
+	o->mode = (o->rdev ? o->mode & S_IFMT : st->st_mode & S_IFMT) | (mode & 07777);
+	o->flags |= OWNER_MODE;
+}
+
+/* Guest root's files keep the owner's bits on disk; set-id bits are never there. */
+static unsigned disk_mode(struct call *c, const struct stat *st, unsigned mode)
+{
+	bool dir = (st->st_mode & S_IFMT) == S_IFDIR;
+
+	mode &= dir ? 01777 : 0777;
+	return privileged(c->core) ? mode | (dir ? 0700 : 0600) : mode;
+}
+
+static bool may_change(struct call *c, const struct stat *host, const struct place *p, int fd)
+{
+	struct stat st = *host;
+
+	if (c->core->ids.fsuid == 0 || !(c->core->plan->options & OPT_OWNERS))
+		return true;
+	owner_show(c, &st, p, fd);
+	return st.st_uid == c->core->ids.fsuid;
+}
+
+static long do_chmod(struct call *c, int dfd, const void *path, unsigned mode, long flags)
+{
+	struct place *p = &c->w->a;
+	unsigned disk = mode & 07777;
+	long r = target(c, dfd, path, flags, p);
+
+	if (r < 0)
+		return r;
+	if (r == 1) {
+		bool ours = p->st.st_dev == c->core->plan->upper_dev && c->core->changes && c->core->plan->options & OPT_OWNERS;
+		struct stat st = p->st;
+		if (!may_change(c, &st, NULL, dfd))
+			return -EPERM;
+		if (ours)
+			disk = disk_mode(c, &st, mode);
+		r = sys_fchmod(dfd, disk);
+		if (r == -EBADF) /* O_PATH */
+			r = SC4(__NR_fchmodat2, dfd, "", disk, AT_EMPTY_PATH);
+		if (!r && ours)
+			note_mode(c, &st, mode, disk);
+		return r;
+	}
+	if ((p->st.st_mode & S_IFMT) == S_IFLNK && !p->magic)
+		return -EOPNOTSUPP;
+	if (!may_change(c, &p->st, p, NO_FD))
+		return -EPERM;
+	if (in_union(c, p) && c->core->plan->options & OPT_OWNERS)
+		disk = disk_mode(c, &p->st, mode);
+	r = sys_fchmodat(p->dfd, p->host, disk);
+	if (!r && in_union(c, p))
+		note_mode(c, &p->st, mode, disk);
+	return r;
+}
+
+long call_chmod(struct call *c) { return do_chmod(c, AT_FDCWD, (void *)c->a[0], (unsigned)c->a[1], 0); }
+long call_fchmod(struct call *c) { return do_chmod(c, (int)c->a[0], NULL, (unsigned)c->a[1], AT_EMPTY_PATH); }
+long call_fchmodat(struct call *c) { return do_chmod(c, (int)c->a[0], (void *)c->a[1], (unsigned)c->a[2], 0); }
+
+long call_fchmodat2(struct call *c)
+{
+	if (c->a[3] & ~(unsigned long)(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
+		return -EINVAL;
+	return do_chmod(c, (int)c->a[0], (void *)c->a[1], (unsigned)c->a[2], (int)c->a[3]);
+}
+
+/* ---- owners ------------------------------------------------------------------------------------------- */
+
+static long set_owner(struct call *c, const struct stat *host, const struct place *p, int fd, uint32_t uid, uint32_t gid)
+{
+	struct core *k = c->core;
+	struct stat st = *host;
+	struct owner *o;
+
+	owner_show(c, &st, p, fd);
+	if (uid == (uint32_t)-1)
+		uid = st.st_uid;
+	if (gid == (uint32_t)-1)
+		gid = st.st_gid;
+	if (!privileged(k) && (uid != st.st_uid || k->ids.fsuid != st.st_uid))
+		return -EPERM;
+	if (uid == st.st_uid && gid == st.st_gid && !(st.st_mode & 06000))
+		return 0;
+	o = owner_make(k, host);
+	if (!o)
+		return -ENOSPC;
+	o->uid = uid;
+	o->gid = gid;
+	o->flags |= OWNER_SET;
+	if (o->flags & OWNER_MODE && (o->mode & S_IFMT) == S_IFREG)
+		o->mode &= o->mode & 010 ? ~06000U : ~04000U;
+	return 0;
+}
+
+static long do_chown(struct call *c, int dfd, const void *path, uint32_t uid, uint32_t gid, long flags)
+{
+	struct core *k = c->core;
+	struct place *p = &c->w->a;
+	char first = 1;
+	long r;
+
+	if (flags & ~(long)(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
+		return -EINVAL;
+	/* What has the owner already is not copied up for it. */
+	if (path && !(flags & AT_EMPTY_PATH && !guest_read(&first, path, 1) && !first)) {
+		struct stat st;
+		r = find(c, dfd, path, flags & AT_SYMLINK_NOFOLLOW ? 0 : FOLLOW, p);
+		if (r)
+			return r;
+		if (in_union(c, p) && p->layer == LAYER_LOWER && k->plan->options & OPT_OWNERS) {
+			st = p->st;
+			owner_show(c, &st, p, NO_FD);
+			if (privileged(k) && (uid == (uint32_t)-1 || uid == st.st_uid) && (gid == (uint32_t)-1 || gid == st.st_gid) &&
+			    !(st.st_mode & 06000))
+				return readonly(c, p) ? -EROFS : 0;
+		}
+		if (!in_union(c, p) || !(k->plan->options & OPT_OWNERS)) {
+			if (readonly(c, p))
+				return -EROFS;
+			r = sys_fchownat(p->dfd, p->host, uid, gid, p->magic ? 0 : AT_SYMLINK_NOFOLLOW);
+			return (r == -EPERM || r == -EINVAL) && privileged(k) ? 0 : r;
+		}
+		r = for_change(c, p);
+		return r ? r : set_owner(c, &p->st, p, NO_FD, uid, gid);
+	}
+	r = fd_place(c, dfd, p);
+	if (r < 0)
+		return r;
+	if (r == 1) {
+		r = for_change(c, p);
+		return r ? r : set_owner(c, &p->st, p, NO_FD, uid, gid);
+	}
+	if (p->st.st_dev == k->plan->upper_dev && k->changes && k->plan->options & OPT_OWNERS)
+		return set_owner(c, &p->st, NULL, dfd, uid, gid);
+	r = SC5(__NR_fchownat, dfd, "", uid, gid, AT_EMPTY_PATH);
+	return (r == -EPERM || r == -EINVAL) && privileged(k) ? 0 : r;
+}
+
+long call_chown(struct call *c) { return do_chown(c, AT_FDCWD, (void *)c->a[0], (uint32_t)c->a[1], (uint32_t)c->a[2], 0); }
+long call_lchown(struct call *c) { return do_chown(c, AT_FDCWD, (void *)c->a[0], (uint32_t)c->a[1], (uint32_t)c->a[2], AT_SYMLINK_NOFOLLOW); }
+long call_fchown(struct call *c) { return do_chown(c, (int)c->a[0], NULL, (uint32_t)c->a[1], (uint32_t)c->a[2], AT_EMPTY_PATH); }
+
+long call_fchownat(struct call *c)
+{
+	if (!c->a[1])
+		return -EFAULT;
+	return do_chown(c, (int)c->a[0], (void *)c->a[1], (uint32_t)c->a[2], (uint32_t)c->a[3], (int)c->a[4]);
+}
+
+/* ---- sizes and times ---------------------------------------------------------------------------------- */
+
+long call_truncate(struct call *c)
+{
+	struct place *p = &c->w->a;
+	long r = target(c, AT_FDCWD, (void *)c->a[0], 0, p);
+
+	return r ? r : SC2(__NR_truncate, p->host, c->a[1]);
+}
+
+static long set_times(struct call *c, int dfd, const void *path, const ktimespec *times, long flags)
+{
+	struct place *p = &c->w->a;
+	long r = target(c, dfd, path, flags, p);
+
+	if (r < 0)
+		return r;
+	if (r == 1)
+		return SC4(__NR_utimensat, dfd, NULL, times, 0);
+	return SC4(__NR_utimensat, p->dfd, p->host, times, p->magic ? 0 : AT_SYMLINK_NOFOLLOW);
+}
+
+long call_utimensat(struct call *c)
+{
+	ktimespec t[2];
+
+	if (c->a[2] && guest_read(t, (void *)c->a[2], sizeof t))
+		return -EFAULT;
+	if (c->a[3] & ~(unsigned long)(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
+		return -EINVAL;
+	return set_times(c, (int)c->a[0], (void *)c->a[1], c->a[2] ? t : NULL, (int)c->a[3] | (c->a[1] ? 0 : AT_EMPTY_PATH));
+}
+
+long call_utime(struct call *c)
+{
+	ktimespec t[2] = { { 0, 0 }, { 0, 0 } };
+	long in[2];
+
+	if (c->a[1]) {
+		if (guest_read(in, (void *)c->a[1], sizeof in))
+			return -EFAULT;
+		t[0].tv_sec = in[0];
+		t[1].tv_sec = in[1];
+	}
+	return set_times(c, AT_FDCWD, (void *)c->a[0], c->a[1] ? t : NULL, 0);
+}
+
+static long micro(struct call *c, int dfd, const void *path, const void *from)
+{
+	ktimespec t[2];
+	long in[4];
+
+	if (from) {
+		if (guest_read(in, from, sizeof in))
+			return -EFAULT;
+		for (int i = 0; i < 2; i++) {
+			if (in[2 * i + 1] < 0 || in[2 * i + 1] > 999999)
+				return -EINVAL;
+			t[i].tv_sec = in[2 * i];
+			t[i].tv_nsec = in[2 * i + 1] * 1000;
+		}
+	}
+	return set_times(c, dfd, path, from ? t : NULL, path ? 0 : AT_EMPTY_PATH);
+}
+
+long call_utimes(struct call *c) { return micro(c, AT_FDCWD, (void *)c->a[0], (void *)c->a[1]); }
+long call_futimesat(struct call *c) { return micro(c, (int)c->a[0], (void *)c->a[1], (void *)c->a[2]); }
+
+/* ---- extended attributes ------------------------------------------------------------------------------ */
+
+/* security.* and trusted.* need privileges that guest root only seems to have: taken, and not kept. */
+static long needs_power(struct call *c, const void *name)
+{
+	char text[260];
+	long n = guest_str(text, name, sizeof text);
+
+	if (n < 0)
+		return n == -ENAMETOOLONG ? -ERANGE : n;
+	if (str_starts(text, "user.overlay."))
+		return -EPERM;
+	return privileged(c->core) && (str_starts(text, "security.") || str_starts(text, "trusted."));
+}
+
+static long xattr_change(struct call *c, long nr, bool follow)
+{
+	struct place *p = &c->w->a;
+	long power = needs_power(c, (void *)c->a[1]);
+	long r = target(c, AT_FDCWD, (void *)c->a[0], follow ? 0 : AT_SYMLINK_NOFOLLOW, p);
+
+	if (r < 0)
+		return r;
+	if (power < 0)
+		return power;
+	r = SC5(p->magic ? nr - 1 : nr, p->host, c->a[1], c->a[2], c->a[3], c->a[4]);
+	return power && (r == -EPERM || r == -EACCES) ? 0 : r;
+}
+
+long call_setxattr(struct call *c) { return xattr_change(c, __NR_lsetxattr, true); }
+long call_lsetxattr(struct call *c) { return xattr_change(c, __NR_lsetxattr, false); }
+long call_removexattr(struct call *c) { return xattr_change(c, __NR_lremovexattr, true); }
+long call_lremovexattr(struct call *c) { return xattr_change(c, __NR_lremovexattr, false); }
+
+static long xattr_fd(struct call *c, long by_path)
+{
+	struct place *p = &c->w->a;
+	long power = needs_power(c, (void *)c->a[1]);
+	long r = fd_place(c, (int)c->a[0], p);
+
+	if (r < 0)
+		return r;
+	if (power < 0)
+		return power;
+	if (r) {
+		r = for_change(c, p);
+		if (!r)
+			r = SC5(by_path, p->host, c->a[1], c->a[2], c->a[3], c->a[4]);
+	} else {
+		r = call_raw(c);
+	}
+	return power && (r == -EPERM || r == -EACCES) ? 0 : r;
+}
+
+long call_fsetxattr(struct call *c) { return xattr_fd(c, __NR_lsetxattr); }
+long call_fremovexattr(struct call *c) { return xattr_fd(c, __NR_lremovexattr); }
+
+static long xattr_read(struct call *c, long nr, bool follow)
+{
+	struct place *p = &c->w->a;
+	long r = find(c, AT_FDCWD, (void *)c->a[0], follow ? FOLLOW : 0, p);
+
+	return r ? r : SC4(p->magic ? nr - 1 : nr, p->host, c->a[1], c->a[2], c->a[3]);
+}
+
+long call_getxattr(struct call *c) { return xattr_read(c, __NR_lgetxattr, true); }
+long call_lgetxattr(struct call *c) { return xattr_read(c, __NR_lgetxattr, false); }
+long call_listxattr(struct call *c) { return xattr_read(c, __NR_llistxattr, true); }
+long call_llistxattr(struct call *c) { return xattr_read(c, __NR_llistxattr, false); }
+long call_fgetxattr(struct call *c) { return call_raw(c); }

@@ -1,0 +1,228 @@
+/* The guest's ids: what set*id did, without any privilege. */
+#include "core/calls.h"
+
+#define KEEP ((uint32_t)-1)
+
+static bool root(const struct call *c)
+{
+	return c->core->plan->options & OPT_FAKE_ROOT && c->core->ids.euid == 0;
+}
+
+long call_getuid(struct call *c) { return c->core->ids.ruid; }
+long call_geteuid(struct call *c) { return c->core->ids.euid; }
+long call_getgid(struct call *c) { return c->core->ids.rgid; }
+long call_getegid(struct call *c) { return c->core->ids.egid; }
+
+static long put3(struct call *c, uint32_t a, uint32_t b, uint32_t d)
+{
+	return guest_write((void *)c->a[0], &a, 4) || guest_write((void *)c->a[1], &b, 4) || guest_write((void *)c->a[2], &d, 4)
+		       ? -EFAULT : 0;
+}
+
+long call_getresuid(struct call *c) { return put3(c, c->core->ids.ruid, c->core->ids.euid, c->core->ids.suid); }
+long call_getresgid(struct call *c) { return put3(c, c->core->ids.rgid, c->core->ids.egid, c->core->ids.sgid); }
+
+long call_getgroups(struct call *c)
+{
+	const struct ids *ids = &c->core->ids;
+	int size = (int)c->a[0];
+
+	if (size < 0 || (size && (uint32_t)size < ids->n_groups))
+		return -EINVAL;
+	if (size && guest_write((void *)c->a[1], ids->groups, ids->n_groups * sizeof ids->groups[0]))
+		return -EFAULT;
+	return ids->n_groups;
+}
+
+long call_setgroups(struct call *c)
+{
+	struct ids *ids = &c->core->ids;
+	uint32_t n = (uint32_t)c->a[0], groups[MAX_GROUPS];
+
+	if (!root(c))
+		return -EPERM;
+	if (n > 65536)
+		return -EINVAL;
+	if (n > MAX_GROUPS)
+		n = MAX_GROUPS;
+	if (guest_read(groups, (void *)c->a[1], n * sizeof groups[0]))
+		return -EFAULT;
+	memcpy(ids->groups, groups, n * sizeof groups[0]);
+	ids->n_groups = n;
+	return 0;
+}
+
+static bool one_of(uint32_t id, uint32_t a, uint32_t b, uint32_t d)
+{
+	return id == a || id == b || id == d;
+}
+
+long call_setuid(struct call *c)
+{
+	struct ids *i = &c->core->ids;
+	uint32_t id = (uint32_t)c->a[0];
+
+	if (id == KEEP)
+		return -EINVAL;
+	if (root(c))
+		i->ruid = i->suid = id;
+	else if (id != i->ruid && id != i->suid)
+		return -EPERM;
+	i->euid = i->fsuid = id;
+	return 0;
+}
+
+long call_setgid(struct call *c)
+{
+	struct ids *i = &c->core->ids;
+	uint32_t id = (uint32_t)c->a[0];
+
+	if (id == KEEP)
+		return -EINVAL;
+	if (root(c))
+		i->rgid = i->sgid = id;
+	else if (id != i->rgid && id != i->sgid)
+		return -EPERM;
+	i->egid = i->fsgid = id;
+	return 0;
+}
+
+/* setreuid and setregid, on three ids. */
+static long set_re(bool power, uint32_t r, uint32_t e, uint32_t *real, uint32_t *eff, uint32_t *saved)
+{
+	uint32_t old = *real;
+
+	if (!power && ((r != KEEP && r != *real && r != *eff) || (e != KEEP && !one_of(e, *real, *eff, *saved))))
+		return -EPERM;
+	if (r != KEEP)
+		*real = r;
+	if (e != KEEP)
+		*eff = e;
+	if (r != KEEP || (e != KEEP && e != old))
+		*saved = *eff;
+	return 0;
+}
+
+static long set_res(bool power, const unsigned long *a, uint32_t *real, uint32_t *eff, uint32_t *saved)
+{
+	uint32_t *to[3] = { real, eff, saved };
+
+	for (int i = 0; i < 3; i++)
+		if ((uint32_t)a[i] != KEEP && !power && !one_of((uint32_t)a[i], *real, *eff, *saved))
+			return -EPERM;
+	for (int i = 0; i < 3; i++)
+		if ((uint32_t)a[i] != KEEP)
+			*to[i] = (uint32_t)a[i];
+	return 0;
+}
+
+long call_setreuid(struct call *c)
+{
+	struct ids *i = &c->core->ids;
+	long r = set_re(root(c), (uint32_t)c->a[0], (uint32_t)c->a[1], &i->ruid, &i->euid, &i->suid);
+
+	i->fsuid = i->euid;
+	return r;
+}
+
+long call_setregid(struct call *c)
+{
+	struct ids *i = &c->core->ids;
+	long r = set_re(root(c), (uint32_t)c->a[0], (uint32_t)c->a[1], &i->rgid, &i->egid, &i->sgid);
+
+	i->fsgid = i->egid;
+	return r;
+}
+
+long call_setresuid(struct call *c)
+{
+	struct ids *i = &c->core->ids;
+	long r = set_res(root(c), c->a, &i->ruid, &i->euid, &i->suid);
+
+	i->fsuid = i->euid;
+	return r;
+}
+
+long call_setresgid(struct call *c)
+{
+	struct ids *i = &c->core->ids;
+	long r = set_res(root(c), c->a, &i->rgid, &i->egid, &i->sgid);
+
+	i->fsgid = i->egid;
+	return r;
+}
+
+long call_setfsuid(struct call *c)
+{
+	struct ids *i = &c->core->ids;
+	uint32_t old = i->fsuid, id = (uint32_t)c->a[0];
+
+	if (id != KEEP && (root(c) || id == i->fsuid || one_of(id, i->ruid, i->euid, i->suid)))
+		i->fsuid = id;
+	return old;
+}
+
+long call_setfsgid(struct call *c)
+{
+	struct ids *i = &c->core->ids;
+	uint32_t old = i->fsgid, id = (uint32_t)c->a[0];
+
+	if (id != KEEP && (root(c) || id == i->fsgid || one_of(id, i->rgid, i->egid, i->sgid)))
+		i->fsgid = id;
+	return old;
+}
+
+/* Guest root is told that it has every capability; taking some away succeeds. */
+long call_capget(struct call *c)
+{
+	uint32_t version, all[6] = { ~0U, ~0U, 0, 0x1ff, 0x1ff, 0 };
+	long r = call_raw(c);
+
+	if (r || !c->a[1] || !root(c) || guest_read(&version, (void *)c->a[0], 4))
+		return r;
+	return guest_write((void *)c->a[1], all, version == 0x19980330 ? 12 : 24);
+}
+
+long call_capset(struct call *c)
+{
+	long r = call_raw(c);
+
+	return r == -EPERM && c->core->plan->options & OPT_FAKE_ROOT ? 0 : r;
+}
+
+long call_uname(struct call *c)
+{
+	char name[6][65];
+	const char *host = plan_text(c->core, c->core->plan->hostname);
+	long r = SC1(__NR_uname, name);
+
+	if (r)
+		return r;
+	if (*host)
+		str_copy(name[1], host, sizeof name[1]);
+	return guest_write((void *)c->a[0], name, sizeof name);
+}
+
+/* No namespaces inside: what was translated for one set of mounts would be wrong in another. */
+long call_unshare(struct call *c)
+{
+	return c->a[0] & (0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x00000080)
+		       ? -EPERM : call_raw(c);
+}
+
+long call_setns(struct call *c)
+{
+	(void)c;
+	return -EPERM;
+}
+
+long call_name_to_handle_at(struct call *c)
+{
+	(void)c;
+	return -EOPNOTSUPP; /* open_by_handle_at could not be allowed: programs take this as a property of the file system */
+}
+
+long call_ok(struct call *c)
+{
+	return c->core->plan->options & OPT_FAKE_ROOT ? 0 : -EPERM;
+}

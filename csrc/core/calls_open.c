@@ -1,0 +1,298 @@
+/* Opening files. */
+#include "core/calls.h"
+
+#ifndef O_TMPFILE
+#define O_TMPFILE (020000000 | O_DIRECTORY)
+#endif
+#define TMPFILE_BIT 020000000
+
+static bool writes(long flags)
+{
+	return !(flags & O_PATH) && ((flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC);
+}
+
+/* Guest root is denied nothing: gives the owner's bits to the file and its directory, once. */
+static bool grant(struct call *c, struct place *p)
+{
+	struct core *k = c->core;
+	struct owner *o;
+	struct stat st;
+	bool done = false;
+
+	if (!privileged(k) || p->raw || p->layer == LAYER_LOWER || p->direct)
+		return false;
+	for (int up = 1; up >= 0; up--) {
+		char *slash = up ? str_rchr(p->host, '/') : NULL;
+		unsigned need;
+
+		if (slash)
+			*slash = 0;
+		if (!sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW) && st.st_uid == k->plan->host_uid &&
+		    (st.st_mode & S_IFMT) != S_IFLNK) {
+			need = (st.st_mode & S_IFMT) == S_IFDIR ? 0700 : 0600;
+			if ((st.st_mode & need) != need) {
+				o = owner_find(k, st.st_dev, st.st_ino);
+				if (!o || !(o->flags & OWNER_MODE)) {
+					o = owner_make(k, &st);
+					if (o)
+						o->mode = st.st_mode, o->flags |= OWNER_MODE;
+				}
+				done |= !sys_fchmodat(p->dfd, p->host, (st.st_mode & 07777) | need);
+			}
+		}
+		if (slash)
+			*slash = '/';
+	}
+	return done;
+}
+
+static long host_open(struct call *c, struct place *p, long flags, unsigned mode)
+{
+	long r;
+
+	if (p->magic)
+		flags &= ~(long)O_NOFOLLOW;
+	r = sys_openat(p->dfd, p->host, (int)flags, mode);
+	if (r == -EACCES && grant(c, p))
+		r = sys_openat(p->dfd, p->host, (int)flags, mode);
+	return r;
+}
+
+static bool is_link(struct call *c, const struct place *p)
+{
+	struct stat st;
+
+	(void)c;
+	return !sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW) && (st.st_mode & S_IFMT) == S_IFLNK;
+}
+
+/* A descriptor's link in /proc names a lower file that is now to be written: by its path, then. */
+static long reopen_lower(struct call *c, struct place *p, long flags, unsigned mode);
+
+/* Reading only: the upper is tried, then the lower; a link shows in the error. */
+static long open_read(struct call *c, int dfd, const void *path, long flags, struct place *p)
+{
+	long r = resolve(c, dfd, path, 0, p);
+	bool again = false;
+
+	if (r)
+		return r;
+	for (;;) {
+		long shown;
+
+		if (p->slash) {
+			r = p->found ? 0 : lookup(c, p);
+			if (r)
+				return r;
+			if ((p->st.st_mode & S_IFMT) != S_IFDIR)
+				return -ENOTDIR;
+		}
+		if (!p->raw && c->core->plan->mounts[p->mount].flags & MOUNT_PROC && open_shown(c, p, (int)flags, &shown))
+			return shown;
+		r = host_open(c, p, flags | O_NOFOLLOW, 0);
+		if (p->kind == IN_MERGED && !p->raw && !p->self) {
+			struct stat st;
+
+			if (r == -ENOENT && lower_has(c, p, &st)) {
+				place_host(c, p, LAYER_LOWER);
+				r = host_open(c, p, flags | O_NOFOLLOW, 0);
+			} else if (r == -ENXIO || r == -EACCES || r == -ENOTDIR) {
+				if (lookup(c, p) == -ENOENT)
+					return -ENOENT;
+			} else if (r >= 0 && flags & O_PATH && !sys_fstat((int)r, &st) && is_whiteout(&st)) {
+				sys_close((int)r);
+				return -ENOENT;
+			}
+		}
+		if (flags & O_NOFOLLOW || again)
+			return r;
+		if (r >= 0) {
+			struct stat st;
+			if (!(flags & O_PATH) || sys_fstat((int)r, &st) || (st.st_mode & S_IFMT) != S_IFLNK)
+				return r;
+			sys_close((int)r);
+		} else if (r != -ELOOP && !(r == -ENOTDIR && flags & O_DIRECTORY && is_link(c, p))) {
+			return r;
+		}
+		r = resolve(c, dfd, path, FOLLOW, p);
+		if (r)
+			return r;
+		again = true;
+	}
+}
+
+static long open_tmpfile(struct call *c, int dfd, const void *path, long flags, unsigned mode, struct place *p)
+{
+	long r = find(c, dfd, path, FOLLOW, p);
+
+	if (!r && (p->st.st_mode & S_IFMT) != S_IFDIR)
+		r = -ENOTDIR;
+	if (!r)
+		r = for_change(c, p);
+	if (!r)
+		r = sys_openat(p->dfd, p->host, (int)flags, mode);
+	if (r >= 0)
+		owner_new(c, 0, NULL, (int)r);
+	return r;
+}
+
+/* What the guest's mode lacks for the caller is given on disk and kept in the record. */
+static void keep_mode(struct call *c, int fd, unsigned mode)
+{
+	struct owner *o;
+	struct stat st;
+
+	if (mode & 0600 & ~0177U && (mode & 0600) == 0600)
+		return;
+	if (sys_fstat(fd, &st) || !(o = owner_make(c->core, &st)))
+		return;
+	o->mode = st.st_mode & ~(0600 & ~mode);
+	o->flags |= OWNER_MODE;
+}
+
+static long open_write(struct call *c, int dfd, const void *path, long flags, unsigned mode, struct place *p)
+{
+	bool excl = (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL);
+	bool plain_mode = (mode & 07600) == 0600;
+	unsigned host_mode;
+	long r = resolve(c, dfd, path, excl ? KEEP_SLASH : 0, p);
+
+	if (r)
+		return r;
+	if (p->slash && flags & O_CREAT)
+		return -EISDIR;
+	/* In a directory with one layer the kernel can tell new from old by itself. */
+	if (p->raw || (!p->self && !p->slash && !p->magic && !readonly(c, p) && (p->kind == IN_PLAIN || p->kind == IN_UPPER) &&
+		       (p->kind == IN_PLAIN || !(flags & O_CREAT) || (plain_mode && !c->core->ids.fsuid && !c->core->ids.fsgid)) &&
+		       !(c->core->plan->mounts[p->mount].flags & MOUNT_PROC))) {
+		r = host_open(c, p, flags | O_NOFOLLOW, mode & 01777);
+		if (r != -ELOOP || flags & O_NOFOLLOW)
+			return r;
+	}
+	if (!(flags & O_NOFOLLOW) && !excl) {
+		r = resolve(c, dfd, path, FOLLOW, p);
+		if (r)
+			return r;
+	}
+	if (p->magic)
+		return reopen_lower(c, p, flags, mode);
+	r = p->found ? 0 : lookup(c, p);
+	if (!r) {
+		unsigned type = p->st.st_mode & S_IFMT;
+
+		if (excl)
+			return -EEXIST;
+		if (type == S_IFLNK)
+			return -ELOOP;
+		if (type == S_IFDIR)
+			return flags & O_DIRECTORY && !(flags & O_CREAT) && !writes(flags) ? host_open(c, p, flags, 0) : -EISDIR;
+		if (p->slash || flags & O_DIRECTORY)
+			return -ENOTDIR;
+		if (type == S_IFREG && writes(flags)) {
+			if (readonly(c, p))
+				return -EROFS;
+			if (p->kind != IN_PLAIN && p->layer == LAYER_LOWER) {
+				r = copy_up(c, p, !(flags & O_TRUNC));
+				if (r)
+					return r;
+			}
+		}
+		return host_open(c, p, (flags | O_NOFOLLOW) & ~(long)(O_CREAT | O_EXCL), 0);
+	}
+	if (r != -ENOENT || !(flags & O_CREAT))
+		return r;
+	if (readonly(c, p))
+		return -EROFS;
+	r = make_parent(c, p);
+	if (r)
+		return r;
+	clear_whiteout(c, p);
+	host_mode = p->kind == IN_PLAIN ? mode & 07777 : (mode & 0777) | 0600;
+	r = host_open(c, p, flags | O_NOFOLLOW, host_mode);
+	if (r >= 0 && p->kind != IN_PLAIN) {
+		owner_new(c, 0, NULL, (int)r);
+		if (!plain_mode)
+			keep_mode(c, (int)r, mode);
+	}
+	return r;
+}
+
+static long reopen_lower(struct call *c, struct place *p, long flags, unsigned mode)
+{
+	enum layer layer;
+	struct stat st;
+	int mount;
+	long r = sys_readlinkat(p->dfd, p->host, c->w->text, HOST_MAX);
+
+	if (r > 0 && !sys_fstatat(p->dfd, p->host, &st, 0) && st.st_dev == c->core->plan->lower_dev &&
+	    guest_path(c->core, c->w->text, (size_t)r, c->w->text, &mount, &layer) >= 0) {
+		bool ro = c->core->plan->mounts[mount].flags & MOUNT_RO;
+
+		if (ro && (st.st_mode & S_IFMT) == S_IFREG && writes(flags))
+			return -EROFS;
+		if (layer == LAYER_LOWER && (st.st_mode & S_IFMT) == S_IFREG) {
+			r = place_at(c, c->w->text, strlen(c->w->text), p);
+			if (!r)
+				r = copy_up(c, p, !(flags & O_TRUNC));
+			return r ? r : host_open(c, p, (flags | O_NOFOLLOW) & ~(long)(O_CREAT | O_EXCL), mode);
+		}
+	}
+	return host_open(c, p, flags, mode);
+}
+
+static long do_open(struct call *c, int dfd, const void *path, long flags, unsigned mode)
+{
+	struct place *p = &c->w->a;
+
+	if ((flags & O_TMPFILE) == O_TMPFILE && flags & TMPFILE_BIT)
+		return open_tmpfile(c, dfd, path, flags, mode, p);
+	if (flags & O_PATH)
+		flags &= O_PATH | O_NOFOLLOW | O_DIRECTORY | O_CLOEXEC;
+	if (writes(flags) || flags & O_CREAT)
+		return open_write(c, dfd, path, flags, mode, p);
+	return open_read(c, dfd, path, flags, p);
+}
+
+long call_open(struct call *c)
+{
+	return do_open(c, AT_FDCWD, (void *)c->a[0], (int)c->a[1], (unsigned)c->a[2]);
+}
+
+long call_creat(struct call *c)
+{
+	return do_open(c, AT_FDCWD, (void *)c->a[0], O_CREAT | O_WRONLY | O_TRUNC, (unsigned)c->a[1]);
+}
+
+long call_openat(struct call *c)
+{
+	return do_open(c, (int)c->a[0], (void *)c->a[1], (int)c->a[2], (unsigned)c->a[3]);
+}
+
+long call_openat2(struct call *c)
+{
+	struct open_how how = { 0 };
+	size_t n = c->a[3];
+	unsigned long extra = 0;
+	long r;
+
+	if (n < sizeof how)
+		return -EINVAL;
+	if (n > 4096)
+		return -E2BIG;
+	r = guest_read(&how, (void *)c->a[2], sizeof how);
+	for (size_t i = sizeof how; !r && i < n; i++) {
+		char byte;
+		r = guest_read(&byte, (char *)c->a[2] + i, 1);
+		extra |= (unsigned char)byte;
+	}
+	if (r)
+		return r;
+	if (extra)
+		return -E2BIG;
+	/* The restrictions are the kernel's business only where it can apply them; programs fall back on ENOSYS. */
+	if (how.resolve)
+		return -ENOSYS;
+	if (how.flags >> 32 || (how.mode && !(how.flags & (O_CREAT | TMPFILE_BIT))) || how.mode & ~07777ULL)
+		return -EINVAL;
+	return do_open(c, (int)c->a[0], (void *)c->a[1], (long)how.flags, (unsigned)how.mode);
+}

@@ -1,0 +1,355 @@
+/* Names of AF_UNIX sockets, in and out, and the credentials that travel with messages.
+ *
+ * A host path is longer than the guest's: where it exceeds sun_path, the socket is named through a short link to its
+ * directory, kept in one private directory of the container; the link is read to turn the name back.
+ */
+#include "core/calls.h"
+
+#ifdef UDK_HOSTED
+#include <sys/un.h>
+#else
+#include <linux/un.h>
+#endif
+
+#define AF_UNIX_ 1
+#define SOL_SOCKET_ 1
+#define SO_PEERCRED_ 17
+#define SCM_CREDENTIALS_ 2
+#define UN_MAX 108
+
+struct address {
+	uint16_t family;
+	char path[UN_MAX];
+	char spare[20]; /* other families are up to 128 bytes */
+	uint32_t len;
+};
+
+struct message { /* the kernel's msghdr */
+	uint64_t name;
+	uint32_t name_len, pad;
+	uint64_t iov, iov_len, control, control_len;
+	uint32_t flags, pad2;
+};
+
+struct control { /* cmsghdr */
+	uint64_t len;
+	uint32_t level, type;
+	uint32_t data[];
+};
+
+/* Names the directory part of `host` (its first n bytes) by a link. Writes the link's path; its length. */
+static long alias(struct call *c, const char *host, size_t n, char *to)
+{
+	const char *dir = plan_text(c->core, c->core->plan->sockets);
+	long r;
+
+	if (!*dir)
+		return -ENAMETOOLONG;
+	memcpy(c->w->text, host, n);
+	c->w->text[n] = 0;
+	r = (long)fmt(to, UN_MAX, "%s/%06x", dir, (unsigned)(text_hash(host, n) & 0xffffff));
+	for (int again = 0;; again++) {
+		long e = sys_symlinkat(c->w->text, AT_FDCWD, to);
+		if (e == -ENOENT && !again && !sys_mkdirat(AT_FDCWD, dir, 0700))
+			continue;
+		return !e || e == -EEXIST ? r : e;
+	}
+}
+
+/* Translates a guest's address. 1: into `a`; 0: not a path, to be passed as it is. */
+static long address_in(struct call *c, const void *from, unsigned long len, bool make, struct address *a)
+{
+	struct place *p = &c->w->a;
+	size_t n;
+	long r;
+
+	if (!from || len < 3 || len > sizeof(struct sockaddr_un))
+		return 0;
+	memset(a, 0, sizeof *a);
+	r = guest_read(a, from, len);
+	if (r)
+		return r;
+	if (a->family != AF_UNIX_ || !a->path[0])
+		return 0;
+	memcpy(c->w->path, a->path, len - 2);
+	c->w->path[len - 2] = 0;
+	n = strlen(c->w->path);
+	if (make) {
+		/* prepare_new reads guest memory; here the words are ours. */
+		r = resolve_text(c, AT_FDCWD, c->w->path, n, KEEP_SLASH, p);
+		if (!r && (p->self || p->mounted))
+			r = -EADDRINUSE;
+		if (!r && !p->raw && readonly(c, p))
+			r = -EROFS;
+		if (!r && !p->raw && p->kind != IN_PLAIN && p->kind != IN_UPPER) {
+			r = lookup(c, p);
+			r = !r ? -EADDRINUSE : r == -ENOENT ? make_parent(c, p) : r;
+			if (!r)
+				clear_whiteout(c, p);
+		}
+	} else {
+		r = find_text(c, AT_FDCWD, c->w->path, FOLLOW, p);
+	}
+	if (r)
+		return r;
+	n = strlen(p->host);
+	if (p->dfd != AT_FDCWD) { /* shortened: by the descriptor that was opened for it */
+		n = fmt(a->path, UN_MAX, "/proc/self/fd/%d/%s", p->dfd, p->host);
+		if (n >= UN_MAX)
+			return -ENAMETOOLONG;
+	} else if (n < UN_MAX) {
+		memcpy(a->path, p->host, n + 1);
+	} else {
+		size_t dir = n;
+		while (dir && p->host[dir - 1] != '/')
+			dir--;
+		r = alias(c, p->host, dir - 1, a->path);
+		if (r < 0)
+			return r;
+		if ((size_t)r + n - dir + 2 > UN_MAX)
+			return -ENAMETOOLONG;
+		a->path[r] = '/';
+		memcpy(a->path + r + 1, p->host + dir, n - dir + 1);
+		n = (size_t)r + 1 + n - dir;
+	}
+	a->len = (uint32_t)(2 + n + 1);
+	return 1;
+}
+
+/* What the guest sees of an address that the kernel gave. */
+static void address_out(struct call *c, struct address *a)
+{
+	const char *dir = plan_text(c->core, c->core->plan->sockets);
+	size_t d = strlen(dir), n;
+	char *text = c->w->text;
+	long r;
+
+	if (a->len <= 3 || a->len > 2 + UN_MAX + 1 || a->family != AF_UNIX_ || !a->path[0])
+		return;
+	n = MIN(a->len - 2, UN_MAX);
+	memcpy(text, a->path, n);
+	text[n] = 0;
+	n = strlen(text);
+	if (d && n > d + 8 && str_starts(text, dir) && text[d] == '/' && text[d + 7] == '/') {
+		text[d + 7] = 0;
+		r = sys_readlinkat(AT_FDCWD, text, c->w->other, GUEST_MAX);
+		if (r > 0) {
+			memmove(text + r, a->path + d + 7, n - d - 7 + 1);
+			memcpy(text, c->w->other, (size_t)r);
+			n = (size_t)r + n - d - 7;
+		}
+	}
+	if (text[0] != '/')
+		return;
+	r = show_path(c->core, text, n);
+	if (r < 0 || r >= UN_MAX)
+		return;
+	memcpy(a->path, text, (size_t)r + 1);
+	a->len = (uint32_t)(2 + r + 1);
+}
+
+long call_bind(struct call *c)
+{
+	struct address a;
+	long r = address_in(c, (void *)c->a[1], c->a[2], true, &a);
+
+	if (r < 0)
+		return r;
+	if (!r)
+		return call_raw(c);
+	r = SC3(__NR_bind, c->a[0], &a, a.len);
+	if (!r && !c->w->a.raw && c->w->a.kind != IN_PLAIN)
+		owner_new(c, c->w->a.dfd, c->w->a.host, -1);
+	return r;
+}
+
+long call_connect(struct call *c)
+{
+	struct address a;
+	long r = address_in(c, (void *)c->a[1], c->a[2], false, &a);
+
+	return r < 0 ? r : r ? SC3(__NR_connect, c->a[0], &a, a.len) : call_raw(c);
+}
+
+long call_sendto(struct call *c)
+{
+	struct address a;
+	long r = address_in(c, (void *)c->a[4], c->a[5], false, &a);
+
+	return r < 0 ? r : r ? SC6(__NR_sendto, c->a[0], c->a[1], c->a[2], c->a[3], &a, a.len) : call_raw(c);
+}
+
+/* Calls with (fd, ..., address, length pointer): the address through our own memory. */
+static long with_address(struct call *c, long nr, int at)
+{
+	struct address a = { .len = 0 };
+	unsigned long v[6];
+	uint32_t room, len;
+	long r;
+
+	if (!c->a[at])
+		return call_raw(c);
+	if (guest_read(&room, (void *)c->a[at + 1], sizeof room))
+		return -EFAULT;
+	if ((int32_t)room < 0)
+		return -EINVAL;
+	memcpy(v, c->a, sizeof v);
+	len = offsetof(struct address, len);
+	v[at] = (unsigned long)&a;
+	v[at + 1] = (unsigned long)&len;
+	r = SC6(nr, v[0], v[1], v[2], v[3], v[4], v[5]);
+	if (r < 0)
+		return r;
+	a.len = len;
+	address_out(c, &a);
+	if (guest_write((void *)c->a[at], &a, MIN(room, MIN(a.len, (uint32_t)offsetof(struct address, len)))) ||
+	    guest_write((void *)c->a[at + 1], &a.len, sizeof a.len))
+		return -EFAULT;
+	return r;
+}
+
+long call_getsockname(struct call *c) { return with_address(c, __NR_getsockname, 1); }
+long call_getpeername(struct call *c) { return with_address(c, __NR_getpeername, 1); }
+long call_accept(struct call *c) { return with_address(c, __NR_accept, 1); }
+long call_accept4(struct call *c) { return with_address(c, __NR_accept4, 1); }
+long call_recvfrom(struct call *c) { return with_address(c, __NR_recvfrom, 4); }
+
+/* Guest ids in a message's credentials become the caller's, and back. */
+static void credentials(struct call *c, char *control, uint64_t len, bool out)
+{
+	const struct plan *plan = c->core->plan;
+
+	for (uint64_t at = 0; at + sizeof(struct control) <= len;) {
+		struct control *m = (void *)(control + at);
+
+		if (m->len < sizeof *m || m->len > len - at)
+			return;
+		if (m->level == SOL_SOCKET_ && m->type == SCM_CREDENTIALS_ && m->len >= sizeof *m + 12) {
+			if (!out) {
+				m->data[1] = plan->host_uid;
+				m->data[2] = plan->host_gid;
+			} else {
+				m->data[1] = m->data[1] == plan->host_uid ? plan->uid : 65534;
+				m->data[2] = m->data[2] == plan->host_gid ? plan->gid : 65534;
+			}
+		}
+		at += (m->len + 7) & ~7ULL;
+	}
+}
+
+static long send_one(struct call *c, long fd, const void *guest, long flags)
+{
+	struct message m;
+	struct address a;
+	long r = guest_read(&m, guest, sizeof m);
+
+	if (r)
+		return r;
+	r = address_in(c, (void *)m.name, m.name_len, false, &a);
+	if (r < 0)
+		return r;
+	if (r) {
+		m.name = (uint64_t)(uintptr_t)&a;
+		m.name_len = a.len;
+	}
+	if (m.control && m.control_len && m.control_len <= sizeof c->w->other && c->core->plan->options & OPT_OWNERS) {
+		if (guest_read(c->w->other, (void *)m.control, m.control_len))
+			return -EFAULT;
+		credentials(c, c->w->other, m.control_len, false);
+		m.control = (uint64_t)(uintptr_t)c->w->other;
+	}
+	return SC3(__NR_sendmsg, fd, &m, flags);
+}
+
+long call_sendmsg(struct call *c)
+{
+	return send_one(c, (long)c->a[0], (void *)c->a[1], (long)c->a[2]);
+}
+
+long call_sendmmsg(struct call *c)
+{
+	unsigned long n = MIN((uint32_t)c->a[2], 1024);
+	char *at = (void *)c->a[1];
+	long r = 0;
+
+	for (unsigned long i = 0; i < n; i++, at += sizeof(struct message) + 8) {
+		uint32_t sent;
+		r = send_one(c, (long)c->a[0], at, (long)c->a[3]);
+		if (r < 0)
+			return i ? (long)i : r;
+		sent = (uint32_t)r;
+		if (guest_write(at + sizeof(struct message), &sent, sizeof sent))
+			return -EFAULT;
+	}
+	return (long)n;
+}
+
+/* After the kernel filled a message of the guest. `room` is what the name's buffer held. */
+static long received(struct call *c, char *guest, uint32_t room)
+{
+	struct message m;
+	struct address a = { .len = 0 };
+
+	if (guest_read(&m, guest, sizeof m))
+		return -EFAULT;
+	if (m.name && m.name_len > 2 && m.name_len <= room && m.name_len <= offsetof(struct address, len)) {
+		if (guest_read(&a, (void *)m.name, m.name_len))
+			return -EFAULT;
+		a.len = m.name_len;
+		address_out(c, &a);
+		if (guest_write((void *)m.name, &a, MIN(room, a.len)) ||
+		    guest_write(guest + offsetof(struct message, name_len), &a.len, sizeof a.len))
+			return -EFAULT;
+	}
+	if (m.control && m.control_len && m.control_len <= sizeof c->w->other && c->core->plan->options & OPT_OWNERS) {
+		if (guest_read(c->w->other, (void *)m.control, m.control_len))
+			return -EFAULT;
+		credentials(c, c->w->other, m.control_len, true);
+		return guest_write((void *)m.control, c->w->other, m.control_len);
+	}
+	return 0;
+}
+
+long call_recvmsg(struct call *c)
+{
+	struct message before = { 0 };
+	long r;
+
+	guest_read(&before, (void *)c->a[1], sizeof before);
+	r = call_raw(c);
+	if (r < 0 || (!before.name && !before.control))
+		return r;
+	return received(c, (void *)c->a[1], before.name_len) ? -EFAULT : r;
+}
+
+long call_recvmmsg(struct call *c)
+{
+	uint32_t rooms[64] = { 0 };
+	size_t step = sizeof(struct message) + 8;
+	struct message m;
+	long r;
+
+	for (unsigned long i = 0; i < MIN((uint32_t)c->a[2], ARRAY_LEN(rooms)); i++)
+		if (!guest_read(&m, (char *)c->a[1] + i * step, sizeof m))
+			rooms[i] = m.name_len;
+	r = call_raw(c);
+	for (long i = 0; i < r && i < (long)ARRAY_LEN(rooms); i++)
+		if (received(c, (char *)c->a[1] + (size_t)i * step, rooms[i]))
+			return -EFAULT;
+	return r;
+}
+
+long call_getsockopt(struct call *c)
+{
+	const struct plan *plan = c->core->plan;
+	uint32_t cred[3], len;
+	long r = call_raw(c);
+
+	if (r || c->a[1] != SOL_SOCKET_ || c->a[2] != SO_PEERCRED_ || !(plan->options & OPT_OWNERS))
+		return r;
+	if (guest_read(&len, (void *)c->a[4], sizeof len) || len < sizeof cred || guest_read(cred, (void *)c->a[3], sizeof cred))
+		return r;
+	cred[1] = cred[1] == plan->host_uid ? plan->uid : 65534;
+	cred[2] = cred[2] == plan->host_gid ? plan->gid : 65534;
+	return guest_write((void *)c->a[3], cred, sizeof cred);
+}

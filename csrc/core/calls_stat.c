@@ -1,0 +1,343 @@
+/* Looking at files. */
+#include "core/calls.h"
+
+#ifndef STATX_BTIME
+#define STATX_BTIME 0x800U
+#endif
+
+/* The lstat or stat of a guest path, in p->st as the host has it. */
+static long stat_path(struct call *c, int dfd, const void *path, bool nofollow, struct place *p)
+{
+	long r = resolve(c, dfd, path, 0, p);
+
+	if (r)
+		return r;
+	if (!p->found || p->magic)
+		r = p->magic ? sys_fstatat(p->dfd, p->host, &p->st, AT_SYMLINK_NOFOLLOW) : lookup(c, p);
+	if (!r && p->slash && (p->st.st_mode & S_IFMT) != S_IFDIR)
+		return -ENOTDIR;
+	if (!r && !nofollow && (p->st.st_mode & S_IFMT) == S_IFLNK)
+		return find(c, dfd, path, FOLLOW, p);
+	return r;
+}
+
+/* Merged directories have one link, as overlayfs shows them: nobody may count on it. */
+static void show(struct call *c, struct place *p, int fd)
+{
+	if (p && !p->raw && (p->st.st_mode & S_IFMT) == S_IFDIR && p->kind == IN_MERGED && p->layer != LAYER_LOWER)
+		p->st.st_nlink = 1;
+	owner_show(c, &p->st, p, fd);
+}
+
+static long put_stat(struct call *c, struct place *p, unsigned long to)
+{
+	show(c, p, NO_FD);
+	return guest_write((void *)to, &p->st, sizeof p->st);
+}
+
+long call_stat(struct call *c)
+{
+	struct place *p = &c->w->a;
+	long r = stat_path(c, AT_FDCWD, (void *)c->a[0], false, p);
+
+	return r ? r : put_stat(c, p, c->a[1]);
+}
+
+long call_lstat(struct call *c)
+{
+	struct place *p = &c->w->a;
+	long r = stat_path(c, AT_FDCWD, (void *)c->a[0], true, p);
+
+	return r ? r : put_stat(c, p, c->a[1]);
+}
+
+static long stat_fd(struct call *c, int fd, unsigned long to)
+{
+	struct stat *st = &c->w->a.st;
+	long r = fd == AT_FDCWD ? sys_fstatat(fd, "", st, AT_EMPTY_PATH) : sys_fstat(fd, st);
+
+	if (r)
+		return r;
+	owner_show(c, st, NULL, fd);
+	return guest_write((void *)to, st, sizeof *st);
+}
+
+long call_fstat(struct call *c)
+{
+	return stat_fd(c, (int)c->a[0], c->a[1]);
+}
+
+/* Is the path empty (or missing, which newer kernels take for empty)? Negative: unreadable. */
+static long empty_path(const void *path)
+{
+	char first;
+	long r;
+
+	if (!path)
+		return 1;
+	r = guest_read(&first, path, 1);
+	return r ? r : !first;
+}
+
+long call_newfstatat(struct call *c)
+{
+	struct place *p = &c->w->a;
+	long flags = (int)c->a[3], r;
+
+	if (flags & ~(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH))
+		return -EINVAL;
+	if (flags & AT_EMPTY_PATH) {
+		r = empty_path((void *)c->a[1]);
+		if (r < 0)
+			return r;
+		if (r)
+			return stat_fd(c, (int)c->a[0], c->a[2]);
+	}
+	r = stat_path(c, (int)c->a[0], (void *)c->a[1], flags & AT_SYMLINK_NOFOLLOW, p);
+	return r ? r : put_stat(c, p, c->a[2]);
+}
+
+long call_statx(struct call *c)
+{
+	struct place *p = &c->w->a;
+	struct statx x;
+	struct stat st;
+	long flags = (int)c->a[2], r;
+	bool on_fd = false;
+
+	if (flags & AT_EMPTY_PATH) {
+		r = empty_path((void *)c->a[1]);
+		if (r < 0)
+			return r;
+		on_fd = r;
+	}
+	if (on_fd) {
+		r = SC5(__NR_statx, c->a[0], "", flags, c->a[3], &x);
+	} else {
+		r = stat_path(c, (int)c->a[0], (void *)c->a[1], flags & AT_SYMLINK_NOFOLLOW, p);
+		if (!r)
+			r = SC5(__NR_statx, p->dfd, p->host, p->magic && !(flags & AT_SYMLINK_NOFOLLOW) ? flags : flags | AT_SYMLINK_NOFOLLOW, c->a[3], &x);
+	}
+	if (r)
+		return r;
+	memset(&st, 0, sizeof st);
+	st.st_mode = x.stx_mode;
+	st.st_uid = x.stx_uid;
+	st.st_gid = x.stx_gid;
+	st.st_ino = x.stx_ino;
+	st.st_nlink = x.stx_nlink;
+	st.st_dev = (x.stx_dev_minor & 0xff) | x.stx_dev_major << 8 | (x.stx_dev_minor & ~0xffU) << 12;
+	st.st_rdev = 0;
+	if (on_fd) {
+		owner_show(c, &st, NULL, (int)c->a[0]);
+	} else {
+		p->st = st;
+		show(c, p, NO_FD);
+		st = p->st;
+	}
+	x.stx_mode = (uint16_t)st.st_mode;
+	x.stx_uid = st.st_uid;
+	x.stx_gid = st.st_gid;
+	x.stx_ino = st.st_ino;
+	x.stx_nlink = (uint32_t)st.st_nlink;
+	x.stx_dev_major = (uint32_t)(st.st_dev >> 8 & 0xfff);
+	x.stx_dev_minor = (uint32_t)((st.st_dev & 0xff) | (st.st_dev >> 12 & ~0xffU));
+	if (st.st_rdev) {
+		x.stx_rdev_major = (uint32_t)(st.st_rdev >> 8 & 0xfff);
+		x.stx_rdev_minor = (uint32_t)((st.st_rdev & 0xff) | (st.st_rdev >> 12 & ~0xffU));
+	}
+	return guest_write((void *)c->a[4], &x, sizeof x);
+}
+
+static long do_access(struct call *c, int dfd, const void *path, int mode, long flags)
+{
+	struct place *p = &c->w->a;
+	bool nofollow = flags & AT_SYMLINK_NOFOLLOW;
+	long r;
+
+	if (mode & ~7 || flags & ~(long)(AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH))
+		return -EINVAL;
+	if (flags & AT_EMPTY_PATH) {
+		r = empty_path(path);
+		if (r < 0)
+			return r;
+		if (r)
+			return SC4(__NR_faccessat2, dfd, "", mode, flags);
+	}
+	r = stat_path(c, dfd, path, nofollow, p);
+	if (r || mode == F_OK)
+		return r;
+	if (!p->raw && p->mount == 0 && c->core->plan->options & OPT_OWNERS && !p->magic)
+		return owner_access(c, p, mode, flags & AT_EACCESS);
+	if (mode & W_OK && readonly(c, p) && (p->st.st_mode & S_IFMT) != S_IFIFO && (p->st.st_mode & S_IFMT) != S_IFSOCK &&
+	    (p->st.st_mode & S_IFMT) != S_IFCHR)
+		return -EROFS;
+	if (flags)
+		return SC4(__NR_faccessat2, p->dfd, p->host, mode, flags);
+	return sys_faccessat(p->dfd, p->host, mode);
+}
+
+long call_access(struct call *c)
+{
+	return do_access(c, AT_FDCWD, (void *)c->a[0], (int)c->a[1], 0);
+}
+
+long call_faccessat(struct call *c)
+{
+	return do_access(c, (int)c->a[0], (void *)c->a[1], (int)c->a[2], 0);
+}
+
+long call_faccessat2(struct call *c)
+{
+	return do_access(c, (int)c->a[0], (void *)c->a[1], (int)c->a[2], (int)c->a[3]);
+}
+
+static long do_readlink(struct call *c, int dfd, const void *path, void *to, long size)
+{
+	struct place *p = &c->w->a;
+	char *text = c->w->link;
+	long r;
+
+	if (size <= 0)
+		return -EINVAL;
+	r = empty_path(path);
+	if (r < 0)
+		return r;
+	if (r) { /* of the descriptor itself, an O_PATH one of a link */
+		r = sys_readlinkat(dfd, "", text, GUEST_MAX);
+	} else {
+		r = resolve(c, dfd, path, 0, p);
+		if (r)
+			return r;
+		if (p->slash || p->self) {
+			r = p->found ? 0 : lookup(c, p);
+			return r ? r : (p->st.st_mode & S_IFMT) == S_IFDIR ? -EINVAL : -ENOTDIR;
+		}
+		if (!p->raw && c->core->plan->mounts[p->mount].flags & MOUNT_PROC) {
+			r = proc_readlink(c, p, text);
+		} else {
+			r = sys_readlinkat(p->dfd, p->host, text, GUEST_MAX);
+			if (p->kind == IN_MERGED && !p->raw && (r == -ENOENT || r == -EINVAL)) {
+				r = lookup(c, p);
+				if (!r)
+					r = sys_readlinkat(p->dfd, p->host, text, GUEST_MAX);
+			}
+		}
+	}
+	if (r < 0)
+		return r;
+	r = MIN(r, size);
+	return guest_write(to, text, (size_t)r) ? -EFAULT : r;
+}
+
+long call_readlink(struct call *c)
+{
+	return do_readlink(c, AT_FDCWD, (void *)c->a[0], (void *)c->a[1], (int)c->a[2]);
+}
+
+long call_readlinkat(struct call *c)
+{
+	return do_readlink(c, (int)c->a[0], (void *)c->a[1], (void *)c->a[2], (int)c->a[3]);
+}
+
+long call_statfs(struct call *c)
+{
+	struct place *p = &c->w->a;
+	long r = find(c, AT_FDCWD, (void *)c->a[0], FOLLOW, p);
+
+	return r ? r : SC2(__NR_statfs, p->host, c->a[1]);
+}
+
+long call_fstatfs(struct call *c)
+{
+	return call_raw(c);
+}
+
+long call_getcwd(struct call *c)
+{
+	struct place *p = &c->w->a;
+	char *text = c->w->text;
+	long r = sys_getcwd(text, HOST_MAX);
+
+	if (r < 0)
+		return r;
+	r = show_path(c->core, text, (size_t)r - 1);
+	if (r < 0) {
+		r = sys_getcwd(text, HOST_MAX) - 1;
+	} else {
+		/* Deleted or replaced in the upper, while the lower's directory stays. */
+		long seen = base_dir(c, AT_FDCWD, p);
+		if (seen >= 0 && p->raw)
+			return -ENOENT;
+		r = sys_getcwd(text, HOST_MAX);
+		r = show_path(c->core, text, (size_t)r - 1);
+	}
+	if (r < 0)
+		return -ENOENT;
+	if ((unsigned long)r + 1 > c->a[1])
+		return -ERANGE;
+	return guest_write((void *)c->a[0], text, (size_t)r + 1) ? -EFAULT : r + 1;
+}
+
+long call_chdir(struct call *c)
+{
+	struct place *p = &c->w->a;
+	long r = find(c, AT_FDCWD, (void *)c->a[0], FOLLOW, p);
+
+	if (r)
+		return r;
+	if (p->magic)
+		return sys_chdir(p->host);
+	if ((p->st.st_mode & S_IFMT) != S_IFDIR)
+		return -ENOTDIR;
+	if (p->dfd == AT_FDCWD)
+		return sys_chdir(p->host);
+	r = sys_openat(p->dfd, p->host, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+	if (r < 0)
+		return r;
+	close_later(c, r);
+	return sys_fchdir((int)r);
+}
+
+long call_fchdir(struct call *c)
+{
+	return call_raw(c);
+}
+
+/* Emulated: the process's own paths start elsewhere from now on. */
+long call_chroot(struct call *c)
+{
+	struct place *p = &c->w->a;
+	struct core *k = c->core;
+	long r = find(c, AT_FDCWD, (void *)c->a[0], FOLLOW, p);
+
+	if (r)
+		return r;
+	if ((p->st.st_mode & S_IFMT) != S_IFDIR)
+		return -ENOTDIR;
+	if (!privileged(k) || p->raw || p->magic)
+		return -EPERM;
+	memcpy(k->root, p->guest, p->len);
+	k->root[p->len] = 0;
+	k->root_len = p->len;
+	return 0;
+}
+
+long call_inotify_add_watch(struct call *c)
+{
+	struct place *p = &c->w->a;
+	bool nofollow = c->a[2] & 0x02000000; /* IN_DONT_FOLLOW */
+	long r = find(c, AT_FDCWD, (void *)c->a[1], nofollow ? 0 : FOLLOW, p);
+
+	return r ? r : SC3(__NR_inotify_add_watch, c->a[0], p->host, c->a[2]);
+}
+
+long call_getdents64(struct call *c)
+{
+	struct place *p = &c->w->a;
+	long r = base_dir(c, (int)c->a[0], p);
+
+	if (r < 0 || p->raw || p->kind != IN_MERGED)
+		return call_raw(c);
+	return read_merged(c, (int)c->a[0], p, (void *)c->a[1], (unsigned)c->a[2]);
+}

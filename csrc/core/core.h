@@ -1,0 +1,331 @@
+/* The core: what a guest's system call means on the host.
+ *
+ * Guest paths are resolved as a chroot would resolve them, over a table of mounts and a path-level union of a
+ * read-only lower tree with a writable upper directory; identities are answered from records. The core issues
+ * host system calls itself and keeps no lock: it is re-entrant, so that it can run inside a signal handler of the
+ * guest (trap), in a tracer (ptrace) or behind symbols (preload).
+ *
+ * Vocabulary: a *guest path* is what the program says; a *canonical* path is absolute, has no links, dots or
+ * trailing slash, and the container's root is the empty string; a *place* is where the last name of a path lives.
+ */
+#ifndef UDK_CORE_H
+#define UDK_CORE_H
+
+#include "sys/sys.h"
+
+#ifdef UDK_HOSTED
+#include <sys/mman.h>
+#else
+#include <linux/mman.h>
+#endif
+
+#define GUEST_MAX 4096           /* the kernel's PATH_MAX, with the NUL */
+#define HOST_MAX (2 * GUEST_MAX) /* a guest path behind the longest root */
+#define MAX_MOUNTS 128
+#define MAX_LINKS 40 /* as the kernel has it */
+#define MAX_GROUPS 64
+
+/* Where a front end that lives in the guest's address space is, and what it maps there for other processes to see: the
+ * first page of the running program, whose name /proc/PID/maps then tells. */
+#define ENGINE_BASE 0x7e9000000000UL              /* code; the guest's brk may follow it */
+#define ENGINE_END (ENGINE_BASE + 0x00900000UL)
+#define ENGINE_LOW (ENGINE_BASE - 0x08000000UL)   /* data: below, out of brk's way */
+#define PLAN_AT ENGINE_LOW
+#define CHANGES_AT (ENGINE_LOW + 0x02000000UL)
+#define EXE_MARK (ENGINE_LOW + 0x07000000UL)
+
+/* ---- the plan: what one container is, in a file that every process of it maps ------------------------- */
+
+enum mount_flags {
+	MOUNT_RO = 1,
+	MOUNT_FILE = 2,   /* the target is not a directory */
+	MOUNT_UNION = 4,  /* the root, when it has an upper and a lower */
+	MOUNT_PROC = 8,   /* /proc of the host, shown as the guest should see it */
+	MOUNT_CACHE = 16, /* changed by this container only: resolutions may be kept */
+};
+
+struct mount {
+	uint32_t guest, host, lower;             /* offsets of strings in the plan; host is the upper of a union */
+	uint16_t guest_len, host_len, lower_len; /* none ends with a slash */
+	uint16_t flags;
+};
+
+enum plan_options {
+	OPT_PATCH = 1,       /* rewrite hot system-call sites */
+	OPT_FAST_RETURN = 2, /* leave the SIGSYS handler without rt_sigreturn */
+	OPT_FAKE_ROOT = 4,   /* privileged calls of guest root succeed */
+	OPT_OWNERS = 8,      /* stat shows the record's owners and modes */
+	OPT_WHITEOUT_FILE = 16, /* whiteouts are .wh.NAME files: the upper's file system refuses 0:0 devices */
+	OPT_RECORD_BY_PATH = 32, /* too many record entries for an index by inode */
+	OPT_NO_NETWORK = 64,
+	OPT_NOEXEC = 128, /* some tree is on a noexec mount: map code by copying it */
+};
+
+#define PLAN_MAGIC 0x314e414c504b4455ULL /* "UDKPLAN1" */
+#define PLAN_STRINGS (64 * 1024)
+#define CACHE_TEXT 208
+#define DIR_CACHE 2048
+#define FD_CACHE 1024
+#define BLOOM_WORDS 1024
+#define LOWER_OWNERS 8192   /* slots; at most half of them used */
+#define CHANGE_OWNERS 262144
+#define FILTER_ARENA (256 * 1024)
+
+/* One remembered directory. Written under an odd `seq`, so that a reader of any process sees a torn entry. */
+struct cached {
+	uint32_t seq, generation;
+	uint64_t key1, key2; /* hash of the text and its length, or device and inode */
+	uint16_t key_len, len;
+	uint8_t mount, kind, mounts_inside, spare;
+	char text[CACHE_TEXT]; /* key (for the cache by text), then the canonical path */
+};
+
+/* What the disk does not show of one inode. `ino` is set last; 0 is a free slot. */
+struct owner {
+	uint64_t ino, dev; /* dev 0: the upper's file system */
+	uint64_t birth;    /* so that a reused inode is not mistaken; 0 unknown */
+	uint64_t origin;   /* inode of the lower file that this one was copied from, or 0 */
+	uint32_t flags, uid, gid, mode, rdev;
+	uint32_t spare[3];
+};
+enum { OWNER_SET = 1, OWNER_MODE = 2, OWNER_GONE = 4 };
+
+struct changes { /* the record of changes: a file of its own, kept with a named container's upper */
+	char magic[8]; /* "UDKCHG\0\1" */
+	uint64_t slots;
+	volatile uint64_t used;
+	uint64_t spare[5];
+	struct owner owners[CHANGE_OWNERS];
+};
+
+struct plan {
+	uint64_t magic;
+	uint32_t size, options;
+	uint32_t n_mounts, n_groups;
+	uint32_t uid, gid;           /* the guest's at start */
+	uint32_t groups[MAX_GROUPS];
+	uint32_t host_uid, host_gid; /* the caller's */
+	uint32_t lower_uid;          /* owner of the lower tree */
+	uint64_t upper_dev, lower_dev;
+	uint32_t loader, state, work, changes, record, hostname, sockets, cwd; /* strings */
+	uint32_t loader_len;
+	struct mount mounts[MAX_MOUNTS];
+	char strings[PLAN_STRINGS];
+
+	/* Shared state from here on. */
+	volatile uint32_t generation __attribute__((aligned(4096))); /* of every remembered resolution */
+	volatile uint32_t counter;                                   /* for names of temporary files */
+	volatile uint32_t lower_owners_used, owner_count;
+	volatile uint32_t filters_used;
+	volatile uint64_t bloom[BLOOM_WORDS]; /* names that a remembered resolution went through */
+	struct cached dirs[DIR_CACHE];        /* by text */
+	struct cached fds[FD_CACHE];          /* by device and inode */
+	struct owner lower_owners[LOWER_OWNERS];
+	char filters[FILTER_ARENA]; /* the guest's own seccomp programs */
+};
+
+/* ---- one process and one call ------------------------------------------------------------------------- */
+
+struct ids {
+	uint32_t ruid, euid, suid, fsuid, rgid, egid, sgid, fsgid;
+	uint32_t n_groups, groups[MAX_GROUPS];
+};
+
+struct core {
+	struct plan *plan;
+	struct changes *changes; /* NULL without an upper */
+	struct ids ids;
+	uint16_t root_len;       /* of the emulated chroot, canonical */
+	char root[GUEST_MAX];
+	char exe[GUEST_MAX];     /* canonical path of the running program */
+};
+
+/* Kinds of directory: where its names are looked up. */
+enum kind { IN_PLAIN, IN_UPPER, IN_LOWER, IN_MERGED };
+enum layer { LAYER_PLAIN, LAYER_UPPER, LAYER_LOWER };
+
+struct place {
+	int dfd;         /* host is relative to it; AT_FDCWD for an absolute host */
+	uint8_t kind;    /* of the directory that holds the name (for `self`: of the thing itself) */
+	uint8_t layer;   /* which one `host` names */
+	uint8_t mount;
+	bool self;       /* the path ended in `.`, `..` or was a root: there is no name to create or remove */
+	bool dotdot;
+	bool mounted;    /* it is a mount point */
+	bool slash;      /* a trailing slash was given */
+	bool raw;        /* nothing is known of the directory (deep, deleted, foreign): host is the guest's own words */
+	bool found;      /* st is the thing's lstat */
+	bool direct;     /* host is the name itself, relative to the guest's own descriptor */
+	bool magic;      /* a link of /proc that only the kernel can follow */
+	uint16_t len;    /* of guest */
+	struct stat st;
+	char guest[GUEST_MAX];
+	char host[HOST_MAX];
+};
+
+/* What exec of a path comes to. */
+#define MAX_SCRIPTS 5
+struct program {
+	char *head[2 * MAX_SCRIPTS + 2]; /* of a script: interpreter, its argument, the script's name, ... */
+	int n_head;                      /* they stand for argv[0] */
+	int fd;                          /* the file itself, where it has no path; else -1 */
+	uint32_t set_uid, set_gid;       /* of set-id bits; -1: none */
+	char names[MAX_SCRIPTS][260];
+	char script[GUEST_MAX];
+};
+
+struct work { /* one call's memory: too large for a guest's signal stack */
+	char path[GUEST_MAX];
+	char rest[2 * GUEST_MAX];
+	char link[GUEST_MAX];
+	char text[HOST_MAX];
+	char other[HOST_MAX];
+	struct place a, b, c;
+	struct program program;
+	int fds[4]; /* to be closed when the call ends */
+	int n_fds;
+};
+
+struct call {
+	struct core *core;
+	struct work *w;
+	long nr;
+	unsigned long a[6];
+	int hops;    /* links followed outside of a walk */
+	void *frame; /* the front end's */
+};
+
+/* ---- plan.c ------------------------------------------------------------------------------------------- */
+
+const char *plan_parse(struct plan *plan, const char *text, size_t n); /* NULL, or what is wrong */
+long plan_inspect(struct plan *plan, const char **what);
+/* Maps the state file (made and sized when `make`), the record of changes. */
+long plan_map(struct core *k, const char *state, bool make);
+long plan_map_changes(struct core *k, bool make);
+
+/* ---- guest memory: provided by the front end ---------------------------------------------------------- */
+
+/* The string at `from` with its NUL; its length, -EFAULT or -ENAMETOOLONG. */
+long guest_str(char *to, const void *from, size_t size);
+/* 0 or -EFAULT. */
+long guest_read(void *to, const void *from, size_t n);
+long guest_write(void *to, const void *from, size_t n);
+
+/* ---- cache.c ------------------------------------------------------------------------------------------ */
+
+uint64_t text_hash(const char *s, size_t n);
+/* The entry's canonical path goes to p->guest, its kind and mount to p; `mounts_inside` is returned. -1: not there. */
+int cache_text(struct core *k, const char *key, size_t n, struct place *p);
+int cache_inode(struct core *k, uint64_t dev, uint64_t ino, struct place *p);
+void cache_keep_text(struct core *k, uint32_t generation, const char *key, size_t n, const struct place *p, int inside);
+void cache_keep_inode(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const struct place *p, int inside);
+void bloom_add(struct core *k, const char *name, size_t n);
+/* A directory or link of this name was removed, replaced or shadowed. */
+void changed_name(struct core *k, const char *name, size_t n);
+void changed(struct core *k);
+
+/* ---- mount.c ------------------------------------------------------------------------------------------ */
+
+static inline const char *plan_text(const struct core *k, uint32_t off) { return k->plan->strings + off; }
+int mount_at(const struct core *k, const char *guest, size_t n);   /* index of the mount exactly there, or -1 */
+int mount_of(const struct core *k, const char *guest, size_t n);   /* index of the mount it is in */
+int mounts_inside(const struct core *k, const char *dir, size_t n); /* is some name in this directory a mount point? */
+/* Writes the host path of a canonical path; its length. */
+size_t host_path(const struct core *k, int mount, enum layer layer, const char *guest, size_t n, char *host);
+/* The canonical path of a host path, and its mount and layer; -1 when it is not in the container. */
+long guest_path(const struct core *k, const char *host, size_t n, char *guest, int *mount, enum layer *layer);
+/* Turns a host path in `text` (of HOST_MAX bytes) into what the guest may see, in place. */
+long show_path(struct core *k, char *text, size_t n);
+
+/* ---- path.c ------------------------------------------------------------------------------------------- */
+
+enum { FOLLOW = 1, /* the last name too */
+       KEEP_SLASH = 2, /* a trailing slash does not make it followed: for names to be made or removed */
+       EMPTY_OK = 4 /* AT_EMPTY_PATH: an empty path is the descriptor itself */ };
+
+/* Where `path` (a guest pointer) leads from dfd. Without FOLLOW the last name may be a link. Errors are those that
+ * the kernel gives for the directories on the way; the last name need not exist. */
+long resolve(struct call *c, int dfd, const void *path, unsigned flags, struct place *p);
+long resolve_text(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p);
+/* The directory behind a descriptor. p->guest is it; returns mounts_inside or an error. */
+long base_dir(struct call *c, int dfd, struct place *p);
+/* Points p->dfd and p->host at a layer's file. */
+void place_host(struct call *c, struct place *p, enum layer layer);
+/* lstat of the place: 0 with p->st, p->layer, p->host; -ENOENT with the host of a new file. */
+long lookup(struct call *c, struct place *p);
+/* resolve and lookup: the thing must exist. */
+long find(struct call *c, int dfd, const void *path, unsigned flags, struct place *p);
+long find_text(struct call *c, int dfd, const char *path, unsigned flags, struct place *p);
+/* The thing at a canonical path. */
+long place_at(struct call *c, const char *text, size_t n, struct place *p);
+static inline bool readonly(const struct call *c, const struct place *p)
+{
+	return !p->raw && c->core->plan->mounts[p->mount].flags & MOUNT_RO;
+}
+void close_later(struct call *c, long fd);
+size_t decimal(char *to, uint64_t v);
+
+/* ---- union.c ------------------------------------------------------------------------------------------ */
+
+bool is_whiteout(const struct stat *st);
+/* The kind of a directory that exists in the upper, given that its parent is merged. */
+enum kind upper_kind(struct call *c, const char *guest, size_t n, int mount);
+/* Makes the directory that holds p exist in the upper; p->kind is then merged or upper, and host in the upper. */
+long make_parent(struct call *c, struct place *p);
+/* The thing (found) is in the upper afterwards; `data` false leaves a regular file empty (O_TRUNC). */
+long copy_up(struct call *c, struct place *p, bool data);
+/* Removes a whiteout in the way of a new name. 1: there was one. */
+long clear_whiteout(struct call *c, struct place *p);
+/* After the upper's entry is gone: hides the lower's, where there is one. */
+long hide_lower(struct call *c, struct place *p);
+bool lower_has(struct call *c, const struct place *p, struct stat *st);
+void make_opaque(struct call *c, const char *host);
+/* 0, -ENOTEMPTY */
+long merged_empty(struct call *c, struct place *p, bool remove_whiteouts);
+/* Before a change of the thing: EROFS, copy-up. `found` must hold. */
+long for_change(struct call *c, struct place *p);
+long temp_name(struct call *c, char *to);
+
+/* ---- owner.c ------------------------------------------------------------------------------------------ */
+
+struct owner *owner_find(struct core *k, uint64_t dev, uint64_t ino);
+/* Finds or makes the entry of a file of the upper (or of a bind). NULL: the table is full. */
+struct owner *owner_make(struct core *k, const struct stat *st);
+void owner_forget(struct core *k, const struct stat *st);
+/* Owner, mode, device and inode as the guest should see them. p may be NULL (a descriptor's stat). */
+void owner_show(struct call *c, struct stat *st, const struct place *p, int fd);
+void owner_copy(struct call *c, const struct stat *from, const char *from_guest, const struct stat *to);
+long owner_load_record(struct core *k);
+bool privileged(const struct core *k); /* guest euid 0 with fake root */
+/* A file that the guest just made belongs to its fsuid and fsgid. */
+void owner_new(struct call *c, int dfd, const char *host, int fd);
+long owner_access(struct call *c, const struct place *p, int mode, bool effective);
+
+/* ---- the table ---------------------------------------------------------------------------------------- */
+
+enum act { ALLOW, TRAP, TRAP_ARG, DENY_ENOSYS, DENY_EPERM, SPECIAL };
+
+struct entry {
+	long (*handler)(struct call *c);
+	uint8_t act;
+	uint8_t arg;  /* TRAP_ARG: trapped only when this argument is not 0 */
+	uint8_t need; /* trapped only with one of these options; 0: always */
+};
+extern const struct entry table[];
+extern const long table_size;
+
+long core_call(struct call *c);
+
+/* Used across files. */
+long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct place *p); /* calls_names.c */
+long call_raw(struct call *c);
+long open_shown(struct call *c, struct place *p, int flags, long *result); /* proc.c: 1 when answered */
+long proc_readlink(struct call *c, struct place *p, char *to);
+long proc_magic(struct call *c, struct place *p);
+long read_merged(struct call *c, int fd, struct place *dir, void *to, size_t n);
+#define NO_FD ((int)0x80000000)
+
+/* exec.c. The ELF file is then w->a, found (or out->fd); its interpreter exists. */
+long find_program(struct call *c, int dfd, const void *path, long flags, struct program *out);
+
+#endif

@@ -1,0 +1,218 @@
+/* What execve of a path comes to: scripts, set-id bits, and the errors that the kernel gives. */
+#include "core/calls.h"
+
+#ifdef UDK_HOSTED
+#include <elf.h>
+#else
+#include <linux/elf-em.h>
+#include <linux/elf.h>
+#endif
+
+#if defined(__x86_64__)
+#define MACHINE EM_X86_64
+#else
+#define MACHINE EM_AARCH64
+#endif
+#define HEADER 256 /* what the kernel reads to find out what a file is */
+
+/* The interpreter that the program asks for exists; -ENOENT as from the kernel otherwise. */
+static long check_elf(struct call *c, int fd, const char *header, long n)
+{
+	const Elf64_Ehdr *e = (const void *)header;
+	Elf64_Phdr ph[32];
+	long r;
+
+	if (n < (long)sizeof *e || e->e_ident[EI_CLASS] != ELFCLASS64 || e->e_machine != MACHINE ||
+	    (e->e_type != ET_EXEC && e->e_type != ET_DYN) || e->e_phentsize != sizeof ph[0] || !e->e_phnum || e->e_phnum > ARRAY_LEN(ph))
+		return -ENOEXEC;
+	r = sys_pread(fd, ph, e->e_phnum * sizeof ph[0], (int64_t)e->e_phoff);
+	if (r != (long)(e->e_phnum * sizeof ph[0]))
+		return r < 0 ? r : -EIO;
+	for (int i = 0; i < e->e_phnum; i++) {
+		char *name = c->w->path;
+
+		if (ph[i].p_type != PT_INTERP)
+			continue;
+		if (ph[i].p_filesz < 2 || ph[i].p_filesz > GUEST_MAX)
+			return -ENOEXEC;
+		r = sys_pread(fd, name, ph[i].p_filesz, (int64_t)ph[i].p_offset);
+		if (r != (long)ph[i].p_filesz)
+			return r < 0 ? r : -EIO;
+		if (name[r - 1])
+			return -ENOEXEC;
+		return find_text(c, AT_FDCWD, name, FOLLOW, &c->w->b);
+	}
+	return 0;
+}
+
+/* Splits the #! line in place. */
+static long script_line(char *line, long n, char **interp, char **arg)
+{
+	char *end, *p = line + 2;
+
+	line[n] = 0;
+	end = str_chr(line, '\n');
+	if (!end) { /* cut off: no harm while the name itself is whole */
+		char *name = p;
+		while (*name == ' ' || *name == '\t')
+			name++;
+		while (*name && *name != ' ' && *name != '\t')
+			name++;
+		if (!*name && n == HEADER)
+			return -ENOEXEC;
+		end = line + n;
+	}
+	*end = 0;
+	while (end > p && (end[-1] == ' ' || end[-1] == '\t'))
+		*--end = 0;
+	while (*p == ' ' || *p == '\t')
+		p++;
+	if (!*p)
+		return -ENOEXEC;
+	*interp = p;
+	while (*p && *p != ' ' && *p != '\t')
+		p++;
+	*arg = NULL;
+	if (*p) {
+		*p++ = 0;
+		while (*p == ' ' || *p == '\t')
+			p++;
+		if (*p)
+			*arg = p;
+	}
+	return 0;
+}
+
+/* The file at w->a may be executed by the guest; set-id bits are noted. */
+static long may_execute(struct call *c, struct program *out)
+{
+	struct place *p = &c->w->a;
+	struct stat st = p->st;
+	long r;
+
+	if ((st.st_mode & S_IFMT) != S_IFREG)
+		return -EACCES;
+	if (!p->raw && p->mount == 0 && c->core->plan->options & OPT_OWNERS && !p->magic) {
+		r = owner_access(c, p, X_OK, true);
+	} else {
+		r = sys_faccessat(p->dfd, p->host, X_OK);
+		if (r == -EACCES && st.st_mode & 0111 && !(c->core->plan->mounts[p->mount].flags & MOUNT_RO))
+			r = 0; /* a noexec mount: the loader copies what it cannot map */
+	}
+	if (r)
+		return r;
+	owner_show(c, &st, p, NO_FD);
+	out->set_uid = st.st_mode & S_ISUID ? st.st_uid : (uint32_t)-1;
+	out->set_gid = (st.st_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP) ? st.st_gid : (uint32_t)-1;
+	return 0;
+}
+
+/* A descriptor as the program: by its path where it has one, so that /proc/self/exe is right. */
+static long by_descriptor(struct call *c, int fd, struct program *out)
+{
+	struct place *p = &c->w->a;
+	char link[40] = "/proc/self/fd/";
+	enum layer layer;
+	struct stat st;
+	int mount;
+	long n, r = sys_fstat(fd, &st);
+
+	if (r)
+		return r;
+	decimal(link + 14, (unsigned)fd);
+	n = sys_readlinkat(AT_FDCWD, link, c->w->text, HOST_MAX);
+	if (n > 0 && st.st_nlink && guest_path(c->core, c->w->text, (size_t)n, c->w->text, &mount, &layer) > 0) {
+		r = place_at(c, c->w->text, strlen(c->w->text), p);
+		if (!r && p->st.st_ino == st.st_ino && p->st.st_dev == st.st_dev)
+			return 0;
+	}
+	memset(p, 0, offsetof(struct place, guest));
+	p->dfd = AT_FDCWD;
+	p->raw = p->magic = p->found = true;
+	p->st = st;
+	str_copy(p->guest, link, GUEST_MAX);
+	p->len = (uint16_t)strlen(link);
+	str_copy(p->host, link, HOST_MAX);
+	out->fd = fd;
+	return 0;
+}
+
+long find_program(struct call *c, int dfd, const void *path, long flags, struct program *out)
+{
+	struct place *p = &c->w->a;
+	char header[HEADER + 8], *interp, *arg, first = 1;
+	long r, n, fd;
+
+	out->n_head = 0;
+	out->fd = -1;
+	if (flags & ~(long)(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW))
+		return -EINVAL;
+	if (flags & AT_EMPTY_PATH) {
+		r = guest_read(&first, path, 1);
+		if (r)
+			return r;
+	}
+	if (!first) {
+		r = by_descriptor(c, dfd, out);
+		fmt(out->script, sizeof out->script, "/dev/fd/%d", dfd);
+	} else {
+		r = guest_str(out->script, path, sizeof out->script);
+		if (r < 0)
+			return r;
+		if (dfd != AT_FDCWD && out->script[0] != '/') {
+			char head[32];
+			size_t k = fmt(head, sizeof head, "/dev/fd/%d/", dfd);
+			if ((size_t)r + k >= sizeof out->script)
+				return -ENAMETOOLONG;
+			memmove(out->script + k, out->script, (size_t)r + 1);
+			memcpy(out->script, head, k);
+		}
+		r = find(c, dfd, path, flags & AT_SYMLINK_NOFOLLOW ? 0 : FOLLOW, p);
+		if (!r && (p->st.st_mode & S_IFMT) == S_IFLNK && !p->magic)
+			r = -ELOOP;
+		if (!r && p->magic) { /* /proc/self/fd/N, /dev/fd/N */
+			uint64_t number;
+			const char *last = str_rchr(p->host, '/');
+			if (last && parse_u64(last + 1, 10, &number))
+				r = by_descriptor(c, (int)number, out);
+		}
+	}
+	for (int depth = 0; !r; depth++) {
+		r = may_execute(c, out);
+		if (r)
+			return r;
+		fd = sys_openat(p->dfd, p->host, O_RDONLY | O_CLOEXEC, 0);
+		if (fd < 0)
+			return fd;
+		n = read_full((int)fd, header, HEADER);
+		if (n >= 4 && !memcmp(header, "\177ELF", 4))
+			r = check_elf(c, (int)fd, header, n);
+		else if (n < 2 || header[0] != '#' || header[1] != '!')
+			r = n < 0 ? n : -ENOEXEC;
+		else
+			r = 1;
+		sys_close((int)fd);
+		if (r <= 0)
+			return r;
+		if (depth == MAX_SCRIPTS)
+			return -ELOOP;
+		r = script_line(header, n, &interp, &arg);
+		if (r)
+			return r;
+		/* argv[0] gives way to: interpreter, argument, the name of this file. */
+		if (!out->n_head)
+			out->head[out->n_head++] = out->script;
+		memmove(out->head + (arg ? 2 : 1), out->head, (size_t)out->n_head * sizeof out->head[0]);
+		out->n_head += arg ? 2 : 1;
+		str_copy(out->names[depth], interp, 260);
+		out->head[0] = out->names[depth];
+		if (arg) {
+			size_t used = strlen(interp) + 1;
+			str_copy(out->names[depth] + used, arg, 260 - used);
+			out->head[1] = out->names[depth] + used;
+		}
+		out->fd = -1;
+		r = find_text(c, AT_FDCWD, out->names[depth], FOLLOW, p);
+	}
+	return r;
+}

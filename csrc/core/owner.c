@@ -1,0 +1,378 @@
+/* Identity of files: what the records say and the disk does not show.
+ *
+ * Everything on disk belongs to the caller. The image's record tells owners, set-id bits and devices of the lower
+ * tree; the record of changes tells those of the upper, by inode, in a file that all processes map. A file without
+ * an entry is 0:0 in the image and its upper; elsewhere the caller's own id is shown as the guest's, any other as
+ * nobody's. Guest root reads and writes what the mode denies: the disk keeps u+rw, the record the guest's mode.
+ */
+#include "core/core.h"
+
+#define NOBODY 65534
+#define BUSY (~(uint64_t)0)
+#define FOREIGN_INODE ((uint64_t)1 << 62) /* of a lower tree on another device, as overlayfs's xino does */
+
+bool privileged(const struct core *k)
+{
+	return k->plan->options & OPT_FAKE_ROOT && k->ids.fsuid == 0;
+}
+
+static uint64_t slot_of(uint64_t ino, uint64_t slots)
+{
+	return (ino * 0x9e3779b97f4a7c15ULL >> 24) & (slots - 1);
+}
+
+static struct owner *probe(struct owner *t, uint64_t slots, uint64_t dev, uint64_t ino)
+{
+	uint64_t i = slot_of(ino, slots);
+
+	for (uint64_t n = 0; n < slots; n++, i = (i + 1) & (slots - 1)) {
+		uint64_t have = __atomic_load_n(&t[i].ino, __ATOMIC_ACQUIRE);
+		if (!have)
+			return NULL;
+		if (have == ino && t[i].dev == dev && !(t[i].flags & OWNER_GONE))
+			return &t[i];
+	}
+	return NULL;
+}
+
+static struct owner *claim(struct owner *t, uint64_t slots, volatile uint64_t *used, uint64_t dev, uint64_t ino)
+{
+	uint64_t i = slot_of(ino, slots);
+	struct owner *o = probe(t, slots, dev, ino);
+
+	if (o)
+		return o;
+	if (*used > slots / 4 * 3)
+		return NULL;
+	for (uint64_t n = 0; n < slots; n++, i = (i + 1) & (slots - 1)) {
+		uint64_t have = t[i].ino;
+		if ((have && (have == BUSY || !(t[i].flags & OWNER_GONE))) ||
+		    !__atomic_compare_exchange_n(&t[i].ino, &have, BUSY, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+			continue;
+		if (!have)
+			__atomic_fetch_add(used, 1, __ATOMIC_RELAXED);
+		t[i].dev = dev;
+		t[i].flags = t[i].uid = t[i].gid = t[i].mode = t[i].rdev = 0;
+		t[i].origin = t[i].birth = 0;
+		__atomic_store_n(&t[i].ino, ino, __ATOMIC_RELEASE);
+		return &t[i];
+	}
+	return NULL;
+}
+
+struct owner *owner_find(struct core *k, uint64_t dev, uint64_t ino)
+{
+	struct owner *o = NULL;
+
+	if (k->changes && dev == k->plan->upper_dev && k->changes->used)
+		o = probe(k->changes->owners, k->changes->slots, 0, ino);
+	if (!o && dev == k->plan->lower_dev && k->plan->lower_owners_used)
+		o = probe(k->plan->lower_owners, LOWER_OWNERS, dev, ino);
+	return o;
+}
+
+struct owner *owner_make(struct core *k, const struct stat *st)
+{
+	if (!k->changes || st->st_dev != k->plan->upper_dev)
+		return NULL;
+	return claim(k->changes->owners, k->changes->slots, &k->changes->used, 0, st->st_ino);
+}
+
+void owner_forget(struct core *k, const struct stat *st)
+{
+	struct owner *o;
+
+	if (!k->changes || !k->changes->used || st->st_dev != k->plan->upper_dev)
+		return;
+	o = probe(k->changes->owners, k->changes->slots, 0, st->st_ino);
+	if (o)
+		o->flags = OWNER_GONE;
+}
+
+/* ---- the image's record ------------------------------------------------------------------------------- */
+
+struct record_head {
+	char magic[8];
+	uint32_t count, reserved;
+	uint64_t entries, strings;
+};
+
+struct record_entry {
+	uint64_t path;
+	uint32_t path_len, mode, uid, gid, major, minor;
+	uint64_t xattrs;
+	uint32_t xattrs_len, flags;
+};
+
+static const char *record_map; /* of this process; a forked child inherits it */
+static size_t record_size;
+
+static const struct record_head *record(struct core *k)
+{
+	const char *path = plan_text(k, k->plan->record);
+	const struct record_head *h;
+	struct stat st;
+	void *at;
+	long fd;
+
+	if (record_map)
+		return (const void *)record_map;
+	if (!*path)
+		return NULL;
+	fd = sys_open(path, O_RDONLY | O_CLOEXEC, 0);
+	if (fd < 0)
+		return NULL;
+	if (sys_fstat((int)fd, &st) || st.st_size < (long)sizeof *h)
+		return sys_close((int)fd), NULL;
+	at = sys_mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, (int)fd, 0);
+	sys_close((int)fd);
+	if (is_error((long)at))
+		return NULL;
+	h = at;
+	if (memcmp(h->magic, "UDKREC\0\1", 8) || h->entries > (uint64_t)st.st_size ||
+	    h->count > ((uint64_t)st.st_size - h->entries) / sizeof(struct record_entry) || h->strings > (uint64_t)st.st_size) {
+		sys_munmap(at, (size_t)st.st_size);
+		return NULL;
+	}
+	record_size = (size_t)st.st_size;
+	record_map = at;
+	return h;
+}
+
+static const struct record_entry *entry_at(const struct record_head *h, uint32_t i)
+{
+	return (const struct record_entry *)(record_map + h->entries) + i;
+}
+
+static const char *entry_path(const struct record_head *h, const struct record_entry *e)
+{
+	uint64_t at = h->strings + e->path;
+
+	return at > record_size || e->path_len > record_size - at ? NULL : record_map + at;
+}
+
+/* By canonical path (without its first slash). */
+static const struct record_entry *record_find(struct core *k, const char *path, size_t n)
+{
+	const struct record_head *h = record(k);
+	uint32_t low = 0, high = h ? h->count : 0;
+
+	while (low < high) {
+		uint32_t mid = low + (high - low) / 2;
+		const struct record_entry *e = entry_at(h, mid);
+		const char *s = entry_path(h, e);
+		int d;
+
+		if (!s)
+			return NULL;
+		d = memcmp(path, s, MIN(n, e->path_len));
+		if (!d && n == e->path_len)
+			return e;
+		if (d < 0 || (!d && n < e->path_len))
+			high = mid;
+		else
+			low = mid + 1;
+	}
+	return NULL;
+}
+
+static void from_entry(struct owner *o, const struct record_entry *e)
+{
+	o->uid = e->uid;
+	o->gid = e->gid;
+	o->mode = e->mode;
+	o->rdev = (e->minor & 0xff) | (e->major & 0xfff) << 8 | (e->minor & ~0xffU) << 12;
+	o->flags = OWNER_SET | (e->mode ? OWNER_MODE : 0);
+}
+
+/* Indexes a record of moderate size by inode, so that a descriptor's stat needs no path. */
+long owner_load_record(struct core *k)
+{
+	const struct record_head *h = record(k);
+	const struct mount *m = &k->plan->mounts[0];
+	char path[HOST_MAX];
+	volatile uint64_t used = 0;
+
+	if (!h)
+		return *plan_text(k, k->plan->record) ? -EINVAL : 0;
+	if (h->count > LOWER_OWNERS / 2) {
+		k->plan->options |= OPT_RECORD_BY_PATH;
+		return 0;
+	}
+	for (uint32_t i = 0; i < h->count; i++) {
+		const struct record_entry *e = entry_at(h, i);
+		const char *s = entry_path(h, e);
+		uint32_t off = m->flags & MOUNT_UNION ? m->lower : m->host;
+		size_t n = m->flags & MOUNT_UNION ? m->lower_len : m->host_len;
+		struct stat st;
+		struct owner *o;
+
+		if (!s || n + e->path_len + 2 > sizeof path)
+			return -EINVAL;
+		memcpy(path, plan_text(k, off), n);
+		path[n++] = '/';
+		memcpy(path + n, s, e->path_len);
+		path[n + e->path_len] = 0;
+		if (sys_fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW))
+			continue; /* a layer may name what a later one removed */
+		o = claim(k->plan->lower_owners, LOWER_OWNERS, &used, st.st_dev, st.st_ino);
+		if (o)
+			from_entry(o, e);
+	}
+	k->plan->lower_owners_used = (uint32_t)used;
+	return 0;
+}
+
+/* ---- what is shown ------------------------------------------------------------------------------------ */
+
+/* The canonical path behind a descriptor, when it is in the union's lower tree. */
+static long lower_path(struct call *c, int fd, char *text)
+{
+	char link[40] = "/proc/self/fd/";
+	enum layer layer;
+	int mount;
+	long n;
+
+	decimal(link + 14, (unsigned)fd);
+	n = fd < 0 ? sys_getcwd(text, HOST_MAX) - 1 : sys_readlinkat(AT_FDCWD, link, text, HOST_MAX);
+	if (n < 0)
+		return n;
+	n = guest_path(c->core, text, (size_t)n, text, &mount, &layer);
+	return n < 0 ? -ENOENT : layer != LAYER_LOWER && mount != 0 ? -EXDEV : n;
+}
+
+/* The entry that describes st; `space` receives what comes straight from the record. */
+static const struct owner *describe(struct call *c, const struct stat *st, const struct place *p, int fd, bool *in_union,
+				    struct owner *space)
+{
+	struct core *k = c->core;
+	const struct plan *plan = k->plan;
+	const struct record_entry *e;
+	const struct owner *o;
+	const char *path = c->w->link;
+	long n = -1;
+
+	*in_union = p && !p->raw ? p->mount == 0 : st->st_dev == plan->upper_dev || st->st_dev == plan->lower_dev;
+	if (!*in_union)
+		return NULL;
+	o = owner_find(k, st->st_dev, st->st_ino);
+	if (o)
+		return o;
+	if (p && !p->raw) {
+		path = p->guest;
+		n = p->len;
+	} else if (plan->uid || plan->options & OPT_RECORD_BY_PATH) {
+		n = lower_path(c, fd, c->w->link);
+		if (n == -EXDEV || n == -ENOENT)
+			*in_union = false;
+	}
+	if (!(plan->options & OPT_RECORD_BY_PATH) || n < 0 || st->st_dev != plan->lower_dev ||
+	    (p && !p->raw && p->layer == LAYER_UPPER))
+		return NULL;
+	e = record_find(k, path + (n > 0), (size_t)(n - (n > 0)));
+	if (!e)
+		return NULL;
+	from_entry(space, e);
+	space->origin = 0;
+	return space;
+}
+
+void owner_show(struct call *c, struct stat *st, const struct place *p, int fd)
+{
+	struct core *k = c->core;
+	const struct plan *plan = k->plan;
+	const struct owner *o;
+	struct owner space;
+	bool in_union;
+	uint64_t ino = st->st_ino;
+
+	if (!(plan->options & OPT_OWNERS))
+		return;
+	o = describe(c, st, p, fd, &in_union, &space);
+	if (o && o->flags & OWNER_SET) {
+		st->st_uid = o->uid;
+		st->st_gid = o->gid;
+	} else if (in_union) {
+		st->st_uid = st->st_gid = 0;
+	} else {
+		st->st_uid = st->st_uid == plan->host_uid ? plan->uid : NOBODY;
+		st->st_gid = st->st_gid == plan->host_gid ? plan->gid : NOBODY;
+	}
+	if (o && o->flags & OWNER_MODE) {
+		st->st_mode = o->mode & S_IFMT ? o->mode : (st->st_mode & S_IFMT) | (o->mode & 07777);
+		if (o->rdev)
+			st->st_rdev = o->rdev;
+	}
+	if (!in_union)
+		return;
+	if (o && o->origin)
+		st->st_ino = o->origin;
+	if (plan->lower_dev != plan->upper_dev && ((o && o->origin) || st->st_dev == plan->lower_dev))
+		st->st_ino |= FOREIGN_INODE;
+	st->st_dev = plan->upper_dev;
+	(void)ino;
+}
+
+void owner_copy(struct call *c, const struct stat *from, const char *from_guest, const struct stat *to)
+{
+	struct core *k = c->core;
+	struct owner *src = owner_find(k, from->st_dev, from->st_ino), *o;
+	struct owner space = { 0 };
+
+	if (!src && k->plan->options & OPT_RECORD_BY_PATH) {
+		const struct record_entry *e = record_find(k, from_guest + (*from_guest == '/'), strlen(from_guest) - (*from_guest == '/'));
+		if (e)
+			from_entry(src = &space, e);
+	}
+	if (!src && (from->st_mode & S_IFMT) == S_IFDIR)
+		return; /* most directories: no entry, their inode number is the upper's */
+	o = owner_make(k, to);
+	if (!o)
+		return;
+	o->origin = from->st_ino;
+	if (src) {
+		o->uid = src->uid;
+		o->gid = src->gid;
+		o->mode = src->mode;
+		o->rdev = src->rdev;
+		o->flags = src->flags;
+	}
+}
+
+void owner_new(struct call *c, int dfd, const char *host, int fd)
+{
+	struct core *k = c->core;
+	struct stat st;
+	struct owner *o;
+
+	if (!k->changes || (!k->ids.fsuid && !k->ids.fsgid) || !(k->plan->options & OPT_OWNERS))
+		return;
+	if (fd >= 0 ? sys_fstat(fd, &st) : sys_fstatat(dfd, host, &st, AT_SYMLINK_NOFOLLOW))
+		return;
+	o = owner_make(k, &st);
+	if (!o)
+		return;
+	o->uid = k->ids.fsuid;
+	o->gid = k->ids.fsgid;
+	o->flags |= OWNER_SET;
+}
+
+long owner_access(struct call *c, const struct place *p, int mode, bool effective)
+{
+	const struct ids *ids = &c->core->ids;
+	uint32_t uid = effective ? ids->fsuid : ids->ruid, gid = effective ? ids->fsgid : ids->rgid;
+	struct stat st = p->st;
+	unsigned bits;
+	bool member;
+
+	owner_show(c, &st, p, NO_FD);
+	if (mode & W_OK && readonly(c, p) && ((st.st_mode & S_IFMT) == S_IFREG || (st.st_mode & S_IFMT) == S_IFDIR))
+		return -EROFS;
+	if (uid == 0)
+		return mode & X_OK && (st.st_mode & S_IFMT) != S_IFDIR && !(st.st_mode & 0111) ? -EACCES : 0;
+	member = st.st_gid == gid;
+	for (uint32_t i = 0; i < ids->n_groups && !member; i++)
+		member = ids->groups[i] == st.st_gid;
+	bits = st.st_uid == uid ? st.st_mode >> 6 : member ? st.st_mode >> 3 : st.st_mode;
+	return (unsigned)mode & ~bits & 7 ? -EACCES : 0;
+}

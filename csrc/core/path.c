@@ -1,0 +1,573 @@
+/* From a guest's words to a place on the host, with exactly a chroot's rules.
+ *
+ * The quick ways come first: a single name relative to a directory whose kind is remembered goes to the kernel as it
+ * is, and the directory part of a longer path is looked up as one text. What is left is walked name by name. The
+ * last name is not looked at unless it must be followed: callers try with O_NOFOLLOW first and come back with
+ * FOLLOW when it was a link, which saves most lstats.
+ */
+#include "core/core.h"
+
+size_t decimal(char *to, uint64_t v)
+{
+	char digits[24];
+	size_t n = 0, i = 0;
+
+	do
+		digits[n++] = (char)('0' + v % 10);
+	while (v /= 10);
+	while (n)
+		to[i++] = digits[--n];
+	to[i] = 0;
+	return i;
+}
+
+void close_later(struct call *c, long fd)
+{
+	if (fd >= 0 && c->w->n_fds < (int)ARRAY_LEN(c->w->fds))
+		c->w->fds[c->w->n_fds++] = (int)fd;
+}
+
+/* A host path beyond the kernel's limit is entered in two steps. */
+static void shorten(struct call *c, struct place *p, size_t n)
+{
+	while (n >= GUEST_MAX) {
+		size_t cut = GUEST_MAX - 1;
+		long fd;
+
+		while (cut && p->host[cut] != '/')
+			cut--;
+		if (!cut)
+			return; /* the kernel will say ENAMETOOLONG */
+		p->host[cut] = 0;
+		fd = sys_openat(p->dfd, p->host, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+		p->host[cut] = '/';
+		if (fd < 0)
+			return;
+		close_later(c, fd);
+		p->dfd = (int)fd;
+		memmove(p->host, p->host + cut + 1, n - cut);
+		n -= cut + 1;
+	}
+}
+
+void place_host(struct call *c, struct place *p, enum layer layer)
+{
+	if (p->raw || (p->direct && p->layer == layer))
+		return;
+	p->direct = false;
+	p->layer = (uint8_t)layer;
+	p->dfd = AT_FDCWD;
+	shorten(c, p, host_path(c->core, p->mount, layer, p->guest, p->len, p->host));
+}
+
+static enum layer first_layer(const struct place *p)
+{
+	return p->kind == IN_PLAIN ? LAYER_PLAIN : p->kind == IN_LOWER ? LAYER_LOWER : LAYER_UPPER;
+}
+
+long lookup(struct call *c, struct place *p)
+{
+	long r;
+
+	p->found = false;
+	place_host(c, p, p->mounted ? LAYER_PLAIN : first_layer(p));
+	r = sys_fstatat(p->dfd, p->host, &p->st, AT_SYMLINK_NOFOLLOW);
+	if (p->kind == IN_MERGED && !p->self && !p->mounted) {
+		if (!r && is_whiteout(&p->st))
+			return -ENOENT;
+		if (r == -ENOENT && !lower_has(c, p, &p->st))
+			return r;
+		if (r == -ENOENT) {
+			place_host(c, p, LAYER_LOWER);
+			r = 0;
+		}
+	}
+	p->found = !r;
+	return r;
+}
+
+/* Which kind the directory is that was just found below one of kind `above`. */
+static enum kind kind_below(struct call *c, const struct place *p)
+{
+	if (p->kind != IN_MERGED)
+		return p->kind;
+	return p->layer == LAYER_LOWER ? IN_LOWER : upper_kind(c, p->guest, p->len, p->mount);
+}
+
+/* The kind of a directory known to exist, by its canonical path. */
+static long enter(struct call *c, struct place *p)
+{
+	struct core *k = c->core;
+	const struct mount *m;
+	struct place *t = &c->w->c;
+	size_t n;
+
+	p->mount = (uint8_t)mount_of(k, p->guest, p->len);
+	m = &k->plan->mounts[p->mount];
+	p->direct = p->raw = false;
+	if (!(m->flags & MOUNT_UNION)) {
+		p->kind = IN_PLAIN;
+		return 0;
+	}
+	t->kind = IN_MERGED;
+	t->mount = p->mount;
+	t->raw = t->direct = t->self = t->mounted = false;
+	for (n = 0; n < p->len && t->kind == IN_MERGED;) {
+		for (n++; n < p->len && p->guest[n] != '/';)
+			n++;
+		memcpy(t->guest, p->guest, n);
+		t->guest[n] = 0;
+		t->len = (uint16_t)n;
+		if (lookup(c, t) || (t->st.st_mode & S_IFMT) != S_IFDIR)
+			return -ENOENT;
+		t->kind = (uint8_t)kind_below(c, t);
+	}
+	p->kind = t->kind;
+	return 0;
+}
+
+long base_dir(struct call *c, int dfd, struct place *p)
+{
+	struct core *k = c->core;
+	uint32_t generation = k->plan->generation;
+	char *text = c->w->text;
+	char link[40];
+	enum layer layer;
+	int mount, inside;
+	long r;
+
+	p->dfd = dfd;
+	p->raw = p->self = p->slash = p->dotdot = p->mounted = p->found = p->magic = false;
+	p->direct = true;
+	r = sys_fstatat(dfd, "", &p->st, AT_EMPTY_PATH);
+	if (r == -ENOENT || r == -EINVAL) /* AT_EMPTY_PATH is younger than AT_FDCWD */
+		r = dfd == AT_FDCWD ? sys_fstatat(dfd, ".", &p->st, 0) : sys_fstat(dfd, &p->st);
+	if (r)
+		return r;
+	if ((p->st.st_mode & S_IFMT) != S_IFDIR)
+		return -ENOTDIR;
+	inside = cache_inode(k, p->st.st_dev, p->st.st_ino, p);
+	if (inside >= 0 && k->plan->mounts[p->mount].flags & MOUNT_CACHE)
+		return inside;
+	if (dfd == AT_FDCWD) {
+		r = sys_getcwd(text, HOST_MAX) - 1;
+	} else {
+		memcpy(link, "/proc/self/fd/", 14);
+		decimal(link + 14, (unsigned)dfd);
+		r = sys_readlinkat(AT_FDCWD, link, text, HOST_MAX);
+	}
+	p->raw = true;
+	if (r < 0 || text[0] != '/' || p->st.st_nlink == 0)
+		return 0;
+	r = guest_path(k, text, (size_t)r, p->guest, &mount, &layer);
+	if (r < 0)
+		return 0;
+	p->len = (uint16_t)r;
+	if (enter(c, p))
+		return p->raw = p->direct = true, 0;
+	/* A lower directory that was deleted or replaced in the upper: only its own names are reachable. */
+	p->raw = k->plan->mounts[mount].flags & MOUNT_UNION && layer == LAYER_LOWER && p->kind == IN_UPPER;
+	p->direct = true;
+	if (p->raw)
+		return 0;
+	inside = mounts_inside(k, p->guest, p->len);
+	cache_keep_inode(k, generation, p->st.st_dev, p->st.st_ino, p, inside);
+	return inside;
+}
+
+long place_at(struct call *c, const char *text, size_t n, struct place *p)
+{
+	size_t dir = n;
+	long r;
+
+	while (dir && text[dir - 1] != '/')
+		dir--;
+	dir -= dir > 0;
+	memmove(p->guest, text, n);
+	p->guest[n] = 0;
+	p->len = (uint16_t)dir;
+	p->raw = p->self = p->slash = p->dotdot = p->mounted = p->found = p->direct = p->magic = false;
+	r = enter(c, p);
+	if (r)
+		return r;
+	p->len = (uint16_t)n;
+	if (n == dir)
+		p->self = true;
+	else if (mount_at(c->core, p->guest, n) >= 0) {
+		p->mount = (uint8_t)mount_at(c->core, p->guest, n);
+		p->mounted = true;
+		p->kind = IN_PLAIN;
+	}
+	return lookup(c, p);
+}
+
+/* ---- the quick ways ----------------------------------------------------------------------------------- */
+
+static void fresh(struct place *p)
+{
+	p->dfd = AT_FDCWD;
+	p->raw = p->self = p->slash = p->dotdot = p->mounted = p->found = p->direct = p->magic = false;
+}
+
+/* Appends the last name; whether it fits. */
+static bool append(struct place *p, const char *name, size_t n)
+{
+	if (p->len + n + 1 >= GUEST_MAX)
+		return false;
+	p->guest[p->len] = '/';
+	memcpy(p->guest + p->len + 1, name, n);
+	p->len += (uint16_t)(n + 1);
+	p->guest[p->len] = 0;
+	return true;
+}
+
+static void at_mount(struct call *c, struct place *p)
+{
+	int m = mount_at(c->core, p->guest, p->len);
+
+	if (m < 0)
+		return;
+	p->mount = (uint8_t)m;
+	p->mounted = true;
+	p->direct = false;
+	p->kind = IN_PLAIN;
+}
+
+/* 1: p is the place. 0: must be walked. */
+static long quick(struct call *c, int dfd, const char *path, size_t n, struct place *p)
+{
+	struct core *k = c->core;
+	const char *name = path + n;
+	size_t dir, len;
+	int inside;
+
+	while (name > path && name[-1] != '/')
+		name--;
+	len = (size_t)(path + n - name);
+	if (!len || len > 255 || (name[0] == '.' && (len == 1 || (len == 2 && name[1] == '.'))))
+		return 0;
+	if (name == path) {
+		inside = (int)base_dir(c, dfd, p);
+		if (inside < 0)
+			return inside;
+		if (p->raw) {
+			memcpy(p->host, path, n + 1);
+			return 1;
+		}
+		if (k->plan->mounts[p->mount].flags & MOUNT_PROC)
+			return 0;
+	} else {
+		if (k->root_len)
+			return 0;
+		fresh(p);
+		dir = (size_t)(name - path - 1);
+		if (path[0] == '/') {
+			inside = cache_text(k, path, dir, p);
+		} else {
+			char *text = c->w->text;
+			if (base_dir(c, dfd, p) < 0 || p->raw || !(k->plan->mounts[p->mount].flags & MOUNT_CACHE))
+				return 0;
+			memcpy(text, p->guest, p->len);
+			text[p->len] = '/';
+			memcpy(text + p->len + 1, path, dir);
+			inside = cache_text(k, text, p->len + 1 + dir, p);
+			fresh(p);
+		}
+		if (inside < 0)
+			return 0;
+	}
+	if (!append(p, name, len))
+		return 0;
+	if (inside)
+		at_mount(c, p);
+	if (p->mounted) {
+		place_host(c, p, LAYER_PLAIN);
+	} else if (p->direct && p->kind != IN_MERGED) {
+		p->layer = (uint8_t)first_layer(p);
+		memcpy(p->host, name, len + 1);
+	} else {
+		p->direct = false;
+		place_host(c, p, first_layer(p));
+	}
+	return 1;
+}
+
+/* ---- the walk ----------------------------------------------------------------------------------------- */
+
+struct walk {
+	char *rest;     /* what is left, in w->rest */
+	int links;
+	uint32_t generation;
+	bool keep;      /* the directory part as given may be remembered */
+};
+
+/* Puts the target of a link in front of what is left. */
+static long splice(struct call *c, struct walk *w, struct place *p, const char *target, size_t n)
+{
+	char *buf = c->w->rest;
+	size_t left = strlen(w->rest);
+
+	if (++w->links > MAX_LINKS)
+		return -ELOOP;
+	if (!n)
+		return -ENOENT;
+	if (n + left + 2 > sizeof c->w->rest)
+		return -ENAMETOOLONG;
+	memmove(buf + n + (left ? 1 : 0), w->rest, left + 1);
+	memcpy(buf, target, n);
+	if (left)
+		buf[n] = '/';
+	w->rest = buf;
+	if (target[0] == '/') {
+		memcpy(p->guest, c->core->root, c->core->root_len);
+		p->len = c->core->root_len;
+	} else {
+		while (p->len && p->guest[p->len - 1] != '/')
+			p->len--;
+		if (p->len)
+			p->len--;
+	}
+	p->guest[p->len] = 0;
+	return enter(c, p);
+}
+
+/* Reads the link at p (found) and splices it. 1: only the kernel can follow it. */
+static long follow(struct call *c, struct walk *w, struct place *p)
+{
+	char *link = c->w->link;
+	long r;
+
+	if (c->core->plan->mounts[p->mount].flags & MOUNT_PROC) {
+		w->keep = false;
+		r = proc_magic(c, p);
+		if (r <= 0)
+			return r ? r : 1;
+		return splice(c, w, p, link, (size_t)r);
+	}
+	r = sys_readlinkat(p->dfd, p->host, link, GUEST_MAX - 1);
+	if (r < 0)
+		return r;
+	link[r] = 0;
+	return splice(c, w, p, link, (size_t)r);
+}
+
+static void up(struct call *c, struct place *p)
+{
+	if (p->len <= c->core->root_len)
+		return;
+	while (p->guest[p->len - 1] != '/')
+		p->len--;
+	p->guest[--p->len] = 0;
+}
+
+/* Takes one name into p. `last` and `follow_it` as they stand. 1: the walk is over. */
+static long step(struct call *c, struct walk *w, struct place *p, const char *name, size_t n, bool last, bool follow_it)
+{
+	struct core *k = c->core;
+	long r;
+
+	if (n > 255)
+		return -ENAMETOOLONG;
+	if (!append(p, name, n))
+		return -ENAMETOOLONG;
+	p->direct = false;
+	at_mount(c, p);
+	if (p->mounted) {
+		w->keep = w->keep && k->plan->mounts[p->mount].flags & MOUNT_CACHE;
+		if (last)
+			return place_host(c, p, LAYER_PLAIN), 1;
+		if (k->plan->mounts[p->mount].flags & MOUNT_FILE)
+			return -ENOTDIR;
+		p->mounted = false;
+		return 0;
+	}
+	if (!(k->plan->mounts[p->mount].flags & MOUNT_CACHE))
+		w->keep = false;
+	bloom_add(k, name, n);
+	if (last && !follow_it)
+		return 1;
+	if (!last && !k->root_len && k->plan->mounts[p->mount].flags & MOUNT_CACHE &&
+	    cache_text(k, p->guest, p->len, p) >= 0)
+		return 0;
+	r = lookup(c, p);
+	if (r == -ENOENT && last)
+		return 1;
+	if (r)
+		return r;
+	if ((p->st.st_mode & S_IFMT) == S_IFLNK) {
+		r = follow(c, w, p);
+		if (r <= 0)
+			return r;
+		if (!last)
+			return -ENOENT;
+		p->magic = true;
+		return 1;
+	}
+	if (last)
+		return 1;
+	if ((p->st.st_mode & S_IFMT) != S_IFDIR)
+		return -ENOTDIR;
+	p->kind = (uint8_t)kind_below(c, p);
+	if (k->plan->mounts[p->mount].flags & MOUNT_CACHE && !k->root_len)
+		cache_keep_text(k, w->generation, p->guest, p->len, p, mounts_inside(k, p->guest, p->len));
+	return 0;
+}
+
+static void here(struct call *c, struct place *p)
+{
+	p->self = true;
+	p->mounted = p->len == 0 || mount_at(c->core, p->guest, p->len) >= 0;
+	place_host(c, p, first_layer(p));
+}
+
+/* Names relative to a directory that has no path: the kernel walks. Absolute links would leave the container, so
+ * anything but plain names is refused. */
+static long walk_raw(struct place *p, const char *path, size_t n)
+{
+	memcpy(p->host, path, n + 1);
+	p->slash = path[n - 1] == '/';
+	return 0;
+}
+
+static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
+{
+	struct core *k = c->core;
+	struct walk w = { .rest = c->w->rest, .generation = k->plan->generation, .keep = !k->root_len };
+	bool absolute = path[0] == '/';
+	size_t dir = n;
+	long r;
+
+	memmove(w.rest, path, n + 1);
+	fresh(p);
+	if (absolute) {
+		memcpy(p->guest, k->root, k->root_len + 1);
+		p->len = k->root_len;
+		r = enter(c, p);
+		while (dir && path[dir - 1] == '/')
+			dir--;
+		while (dir && path[dir - 1] != '/')
+			dir--;
+		dir -= dir > 0;
+	} else {
+		w.keep = false;
+		r = base_dir(c, dfd, p);
+		p->direct = false;
+		if (r >= 0 && p->raw)
+			return walk_raw(p, path, n);
+	}
+	if (r < 0)
+		return r;
+	for (;;) {
+		char *name, *end, *next;
+		bool last, follow_it;
+
+		for (name = w.rest; *name == '/';)
+			name++;
+		if (!*name)
+			return here(c, p), 0;
+		for (end = name; *end && *end != '/';)
+			end++;
+		for (next = end; *next == '/';)
+			next++;
+		last = !*next;
+		w.rest = end;
+		if (name[0] == '.' && end - name == 1) {
+			p->slash = false;
+			continue;
+		}
+		if (name[0] == '.' && name[1] == '.' && end - name == 2) {
+			up(c, p);
+			r = enter(c, p);
+			if (r)
+				return r;
+			if (last)
+				p->dotdot = true;
+			continue;
+		}
+		p->slash = last && *end == '/';
+		follow_it = flags & FOLLOW || (p->slash && !(flags & KEEP_SLASH));
+		/* Before the last name: what was walked so far is the directory part, if no link moved us on. */
+		if (last && w.keep) {
+			cache_keep_text(k, w.generation, path, dir, p, mounts_inside(k, p->guest, p->len));
+			w.keep = false;
+		}
+		r = step(c, &w, p, name, (size_t)(end - name), last, follow_it);
+		if (r < 0)
+			return r;
+		if (r)
+			break;
+	}
+	if (!p->found && !p->mounted && !p->magic)
+		place_host(c, p, first_layer(p));
+	return 0;
+}
+
+long resolve_text(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
+{
+	long r;
+
+	if (n == 0)
+		return -ENOENT;
+	r = quick(c, dfd, path, n, p);
+	if (r < 0)
+		return r;
+	if (r && (!(flags & FOLLOW) || p->mounted))
+		return 0;
+	if (r && !p->raw) {
+		r = lookup(c, p);
+		if (r || (p->st.st_mode & S_IFMT) != S_IFLNK)
+			return r == -ENOENT ? 0 : r;
+	}
+	if (r) { /* raw: a link is followed by its text */
+		r = sys_fstatat(p->dfd, p->host, &p->st, AT_SYMLINK_NOFOLLOW);
+		if (r || (p->st.st_mode & S_IFMT) != S_IFLNK)
+			return 0;
+		if (++c->hops > MAX_LINKS)
+			return -ELOOP;
+		r = sys_readlinkat(p->dfd, p->host, c->w->link, GUEST_MAX - 1);
+		if (r < 0)
+			return r;
+		c->w->link[r] = 0;
+		return resolve_text(c, dfd, c->w->link, (size_t)r, flags, p);
+	}
+	return walk(c, dfd, path, n, flags, p);
+}
+
+long resolve(struct call *c, int dfd, const void *path, unsigned flags, struct place *p)
+{
+	long n = guest_str(c->w->path, path, GUEST_MAX);
+
+	if (n < 0)
+		return n;
+	return resolve_text(c, dfd, c->w->path, (size_t)n, flags, p);
+}
+
+static long must_exist(struct call *c, struct place *p, unsigned flags)
+{
+	long r = 0;
+
+	if (p->magic) {
+		r = sys_fstatat(p->dfd, p->host, &p->st, flags & FOLLOW ? 0 : AT_SYMLINK_NOFOLLOW);
+		p->found = !r;
+		return r;
+	}
+	if (!p->found)
+		r = lookup(c, p);
+	if (!r && p->slash && (p->st.st_mode & S_IFMT) != S_IFDIR)
+		return -ENOTDIR;
+	return r;
+}
+
+long find(struct call *c, int dfd, const void *path, unsigned flags, struct place *p)
+{
+	long r = resolve(c, dfd, path, flags, p);
+
+	return r ? r : must_exist(c, p, flags);
+}
+
+long find_text(struct call *c, int dfd, const char *path, unsigned flags, struct place *p)
+{
+	long r = resolve_text(c, dfd, path, strlen(path), flags, p);
+
+	return r ? r : must_exist(c, p, flags);
+}

@@ -1,0 +1,201 @@
+/* Making the plan from the driver's description, and mapping it into a process.
+ *
+ * The description is a sequence of NUL-terminated words: a key, then its values.
+ *
+ *   mount FLAGS GUEST HOST LOWER     (FLAGS decimal; the first is the root; none ends with a slash)
+ *   loader|state|work|changes|record|hostname|sockets|cwd TEXT
+ *   options N  uid N  gid N  group N (repeated)
+ */
+#include "core/core.h"
+
+struct reader {
+	const char *at, *end;
+	struct plan *plan;
+	uint32_t used; /* of strings */
+	const char *error;
+};
+
+static const char *word(struct reader *r)
+{
+	const char *s = r->at;
+	size_t n = 0;
+
+	while (r->at + n < r->end && s[n])
+		n++;
+	if (r->at + n >= r->end) {
+		r->error = "it ends in the middle";
+		return "";
+	}
+	r->at += n + 1;
+	return s;
+}
+
+static uint32_t number(struct reader *r)
+{
+	uint64_t v = 0;
+
+	if (!parse_u64(word(r), 10, &v) || v > 0xffffffff)
+		r->error = "a number is wrong";
+	return (uint32_t)v;
+}
+
+static uint32_t string(struct reader *r, uint16_t *len, bool is_path)
+{
+	const char *s = word(r);
+	size_t n = strlen(s);
+	uint32_t at = r->used;
+
+	if (is_path && n && (s[0] != '/' || s[n - 1] == '/' || n > 1024))
+		r->error = "a path is not absolute, ends with a slash, or is too long";
+	if (n >= GUEST_MAX || r->used + n + 1 > PLAN_STRINGS) {
+		r->error = "it is too long";
+		return 0;
+	}
+	memcpy(r->plan->strings + at, s, n + 1);
+	r->used += (uint32_t)n + 1;
+	if (len)
+		*len = (uint16_t)n;
+	return at;
+}
+
+static void add_mount(struct reader *r)
+{
+	struct plan *p = r->plan;
+	struct mount *m = &p->mounts[p->n_mounts];
+
+	if (p->n_mounts == MAX_MOUNTS) {
+		r->error = "too many mounts";
+		return;
+	}
+	m->flags = (uint16_t)number(r);
+	m->guest = string(r, &m->guest_len, true);
+	m->host = string(r, &m->host_len, true);
+	m->lower = string(r, &m->lower_len, true);
+	p->n_mounts++;
+}
+
+const char *plan_parse(struct plan *plan, const char *text, size_t n)
+{
+	struct { const char *key; uint32_t *to; bool path; } texts[] = {
+		{ "loader", &plan->loader, true }, { "state", &plan->state, true }, { "work", &plan->work, true },
+		{ "changes", &plan->changes, true }, { "record", &plan->record, true }, { "hostname", &plan->hostname, false },
+		{ "sockets", &plan->sockets, true }, { "cwd", &plan->cwd, false },
+	};
+	struct { const char *key; uint32_t *to; } numbers[] = {
+		{ "options", &plan->options }, { "uid", &plan->uid }, { "gid", &plan->gid },
+	};
+	struct reader r = { .at = text, .end = text + n, .plan = plan, .used = 1 };
+
+	while (r.at < r.end && !r.error) {
+		const char *key = word(&r);
+		bool known = false;
+
+		for (size_t i = 0; i < ARRAY_LEN(texts); i++)
+			if (str_eq(key, texts[i].key))
+				known = true, *texts[i].to = string(&r, NULL, texts[i].path);
+		for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
+			if (str_eq(key, numbers[i].key))
+				known = true, *numbers[i].to = number(&r);
+		if (str_eq(key, "mount"))
+			known = true, add_mount(&r);
+		if (str_eq(key, "group")) {
+			known = true;
+			if (plan->n_groups < MAX_GROUPS)
+				plan->groups[plan->n_groups++] = number(&r);
+			else
+				word(&r);
+		}
+		if (!known && !r.error)
+			r.error = "a key is not known";
+	}
+	if (!r.error && (!plan->n_mounts || plan->mounts[0].guest_len || !plan->loader || !plan->state))
+		r.error = "root, loader or state is missing";
+	if (r.error)
+		return r.error;
+	plan->magic = PLAN_MAGIC;
+	plan->size = sizeof *plan;
+	plan->generation = 1;
+	plan->host_uid = (uint32_t)sys_geteuid();
+	plan->host_gid = (uint32_t)sys_getegid();
+	return NULL;
+}
+
+/* Looks at the trees once: whose they are, on which devices. 0 or -errno; *what is the path of the trouble. */
+long plan_inspect(struct plan *plan, const char **what)
+{
+	const struct mount *m = &plan->mounts[0];
+	struct stat st;
+	long r;
+
+	*what = m->host_len ? plan->strings + m->host : "/";
+	r = sys_fstatat(AT_FDCWD, *what, &st, 0);
+	if (r)
+		return r;
+	plan->upper_dev = plan->lower_dev = st.st_dev;
+	plan->lower_uid = st.st_uid;
+	if (m->flags & MOUNT_UNION) {
+		*what = plan->strings + m->lower;
+		r = sys_fstatat(AT_FDCWD, *what, &st, 0);
+		plan->lower_dev = st.st_dev;
+		plan->lower_uid = st.st_uid;
+	}
+	return r;
+}
+
+/* Opens, or makes, a file that is mapped whole at a fixed address. */
+static long map_at(const char *path, size_t size, unsigned long at, bool make, bool *fresh)
+{
+	struct stat st;
+	long fd, r;
+
+	fd = sys_open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | (make ? O_CREAT : 0), 0600);
+	if (fd < 0)
+		return fd;
+	*fresh = false;
+	if (make) {
+		r = sys_fstat((int)fd, &st);
+		*fresh = !r && st.st_size == 0;
+		if (!r && (size_t)st.st_size < size)
+			r = sys_ftruncate((int)fd, (int64_t)size);
+		if (r) {
+			sys_close((int)fd);
+			return r;
+		}
+	}
+	r = (long)sys_mmap((void *)at, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, (int)fd, 0);
+	sys_close((int)fd);
+	return is_error(r) ? r : 0;
+}
+
+long plan_map(struct core *k, const char *state, bool make)
+{
+	bool fresh;
+	long r = map_at(state, sizeof(struct plan), PLAN_AT, make, &fresh);
+
+	if (r)
+		return r;
+	k->plan = (struct plan *)PLAN_AT;
+	return make || k->plan->magic == PLAN_MAGIC ? 0 : -EINVAL;
+}
+
+long plan_map_changes(struct core *k, bool make)
+{
+	const char *path = plan_text(k, k->plan->changes);
+	struct changes *ch = (struct changes *)CHANGES_AT;
+	bool fresh;
+	long r;
+
+	if (!*path)
+		return 0;
+	r = map_at(path, sizeof *ch, CHANGES_AT, make, &fresh);
+	if (r)
+		return r;
+	if (fresh) {
+		memcpy(ch->magic, "UDKCHG\0\1", 8);
+		ch->slots = CHANGE_OWNERS;
+	}
+	if (memcmp(ch->magic, "UDKCHG\0\1", 8) || ch->slots != CHANGE_OWNERS)
+		return -EINVAL;
+	k->changes = ch;
+	return 0;
+}

@@ -1,0 +1,317 @@
+/* /proc as the guest should see it: its own paths in links, maps and mounts, and nothing of the engine. */
+#include "core/core.h"
+
+/* "/PID/task/TID/leaf" -> pid and leaf. */
+static const char *split(const struct core *k, const struct place *p, uint64_t *pid)
+{
+	const char *s = p->guest + k->plan->mounts[p->mount].guest_len;
+	char number[24];
+	size_t n = 0;
+
+	if (*s != '/')
+		return NULL;
+	for (s++; *s >= '0' && *s <= '9' && n < sizeof number - 1; s++)
+		number[n++] = *s;
+	number[n] = 0;
+	if (*s != '/' || !parse_u64(number, 10, pid))
+		return NULL;
+	s++;
+	if (str_starts(s, "task/")) {
+		for (s += 5; *s >= '0' && *s <= '9';)
+			s++;
+		if (*s++ != '/')
+			return NULL;
+	}
+	return s;
+}
+
+static bool hex_at(const char *s, uint64_t *v)
+{
+	char number[20];
+	size_t n = 0;
+
+	while (n < 16 && ((s[n] >= '0' && s[n] <= '9') || (s[n] >= 'a' && s[n] <= 'f')))
+		number[n] = s[n], n++;
+	number[n] = 0;
+	return n && parse_u64(number, 16, v);
+}
+
+/* Reads a file line by line; the line is NUL-terminated, without its newline. */
+struct lines {
+	int fd;
+	size_t at, have;
+	char buf[8192];
+};
+
+static char *next_line(struct lines *l)
+{
+	char *end;
+	ssize r;
+
+	for (;;) {
+		for (end = l->buf + l->at; end < l->buf + l->have && *end != '\n';)
+			end++;
+		if (end < l->buf + l->have || l->have - l->at >= sizeof l->buf - 1) {
+			char *line = l->buf + l->at;
+			*end = 0;
+			l->at = (size_t)(end - l->buf) + 1;
+			return line;
+		}
+		memmove(l->buf, l->buf + l->at, l->have - l->at);
+		l->have -= l->at;
+		l->at = 0;
+		r = read_some(l->fd, l->buf + l->have, sizeof l->buf - 1 - l->have);
+		if (r <= 0)
+			return NULL;
+		l->have += (size_t)r;
+	}
+}
+
+/* Too large for a guest's stack; the third place is never in use while /proc is read. */
+static struct lines *line_memory(struct call *c)
+{
+	_Static_assert(sizeof(struct lines) + 16 <= GUEST_MAX + HOST_MAX, "fits into a place");
+	return (void *)(((uintptr_t)c->w->c.guest + 15) & ~(uintptr_t)15);
+}
+
+/* The program that another process of the container runs, by the page that its loader mapped. */
+static long other_exe(struct call *c, uint64_t pid, char *to)
+{
+	struct lines *l = line_memory(c);
+	char path[40];
+	uint64_t at;
+	char *line;
+	long r = -ENOENT;
+
+	fmt(path, sizeof path, "/proc/%lu/maps", pid);
+	l->at = l->have = 0;
+	l->fd = (int)sys_open(path, O_RDONLY | O_CLOEXEC, 0);
+	if (l->fd < 0)
+		return l->fd;
+	while ((line = next_line(l))) {
+		char *slash = str_chr(line, '/');
+		if (slash && hex_at(line, &at) && at == EXE_MARK) {
+			str_copy(to, slash, GUEST_MAX);
+			r = show_path(c->core, to, strlen(to));
+			break;
+		}
+	}
+	sys_close(l->fd);
+	return r;
+}
+
+static long exe_path(struct call *c, struct place *p, uint64_t pid, char *to)
+{
+	struct core *k = c->core;
+	long r;
+
+	if ((long)pid == sys_getpid()) {
+		bool inside = !memcmp(k->exe, k->root, k->root_len);
+		return (long)str_copy(to, k->exe + (inside ? k->root_len : 0), GUEST_MAX);
+	}
+	r = sys_readlinkat(p->dfd, p->host, to, GUEST_MAX - 1);
+	if (r < 0)
+		return r;
+	to[r] = 0;
+	if (str_eq(to, plan_text(k, k->plan->loader)))
+		return other_exe(c, pid, to);
+	r = show_path(k, to, (size_t)r);
+	return r < 0 ? -EACCES : r;
+}
+
+/* The text of a link in /proc, as the guest should read it. `magic` is set when the text is only for show. */
+static long link_text(struct call *c, struct place *p, char *to, bool *magic)
+{
+	uint64_t pid;
+	const char *leaf = split(c->core, p, &pid);
+	long r, n;
+
+	*magic = false;
+	place_host(c, p, LAYER_PLAIN);
+	if (leaf && str_eq(leaf, "exe"))
+		return exe_path(c, p, pid, to);
+	r = sys_readlinkat(p->dfd, p->host, to, GUEST_MAX - 1);
+	if (r < 0 || !leaf)
+		return r;
+	to[r] = 0;
+	if (str_eq(leaf, "root")) {
+		to[0] = '/';
+		to[1] = 0;
+		return 1;
+	}
+	if (str_eq(leaf, "cwd") || str_starts(leaf, "fd/") || str_starts(leaf, "map_files/")) {
+		*magic = leaf[0] != 'c';
+		if (to[0] != '/')
+			return r;
+		memcpy(c->w->other, to, (size_t)r + 1);
+		n = show_path(c->core, c->w->other, (size_t)r);
+		if (n < 0 || n >= GUEST_MAX) {
+			*magic = true;
+			return r;
+		}
+		memcpy(to, c->w->other, (size_t)n + 1);
+		return n;
+	}
+	*magic = to[0] != '/' && str_chr(leaf, '/');
+	return r;
+}
+
+long proc_readlink(struct call *c, struct place *p, char *to)
+{
+	bool magic;
+
+	return link_text(c, p, to, &magic);
+}
+
+/* The link that a walk meets: its text in w->link, or 0 where only the kernel can follow. */
+long proc_magic(struct call *c, struct place *p)
+{
+	bool magic;
+	long r = link_text(c, p, c->w->link, &magic);
+
+	return r < 0 ? r : magic ? 0 : r;
+}
+
+/* ---- files made up ------------------------------------------------------------------------------------ */
+
+static long blank(struct call *c)
+{
+	char *name = c->w->text;
+	long fd = sys_memfd_create("proc", MFD_CLOEXEC);
+
+	if (fd >= 0)
+		return fd;
+	str_copy(name, plan_text(c->core, c->core->plan->state), HOST_MAX - 40);
+	fmt(name + strlen(name), 40, ".%lx.%x", sys_getpid(), __atomic_add_fetch(&c->core->plan->counter, 1, __ATOMIC_RELAXED));
+	fd = sys_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd >= 0)
+		sys_unlinkat(AT_FDCWD, name, 0);
+	return fd;
+}
+
+/* Spaces and the like as mount tables write them. */
+static void escaped(char *to, const char *s, size_t n, size_t size)
+{
+	size_t at = 0;
+
+	for (size_t i = 0; i < n && at + 5 < size; i++) {
+		unsigned char ch = (unsigned char)s[i];
+		if (ch == ' ' || ch == '\t' || ch == '\n' || ch == '\\')
+			at += fmt(to + at, size - at, "\\%03o", ch);
+		else
+			to[at++] = (char)ch;
+	}
+	to[at] = 0;
+}
+
+static long mount_table(struct call *c, int out, bool info)
+{
+	const struct core *k = c->core;
+	char *target = c->w->other, *line = c->w->rest;
+
+	for (uint32_t i = 0; i < k->plan->n_mounts; i++) {
+		const struct mount *m = &k->plan->mounts[i];
+		const char *guest = plan_text(k, m->guest), *type = i ? "none" : "overlay";
+		const char *mode = m->flags & MOUNT_RO ? "ro" : "rw";
+		struct stat st = { 0 };
+		size_t n;
+		long r;
+
+		if (k->root_len)
+			break; /* inside a chroot nothing is mounted that it could name */
+		if (m->flags & MOUNT_PROC)
+			type = "proc";
+		else if (str_eq(guest, "/sys"))
+			type = "sysfs";
+		else if (str_eq(guest, "/dev"))
+			type = "devtmpfs";
+		escaped(target, m->guest_len ? guest : "/", MAX(m->guest_len, 1), HOST_MAX);
+		sys_fstatat(AT_FDCWD, m->host_len ? plan_text(k, m->host) : "/", &st, 0);
+		if (info)
+			n = fmt(line, sizeof c->w->rest, "%u %u %u:%u / %s %s,relatime - %s %s %s\n", 20 + i, i ? 20 : 1,
+				(unsigned)(st.st_dev >> 8 & 0xfff), (unsigned)((st.st_dev & 0xff) | (st.st_dev >> 12 & ~0xffU)), target,
+				mode, type, type, mode);
+		else
+			n = fmt(line, sizeof c->w->rest, "%s %s %s %s,relatime 0 0\n", type, target, type, mode);
+		r = write_all(out, line, MIN(n, sizeof c->w->rest - 1));
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* maps, smaps, numa_maps: host paths become the guest's, the engine's own ranges are left out. */
+static long memory_table(struct call *c, int in, int out)
+{
+	struct lines *l = line_memory(c);
+	bool skip = false;
+	char *line;
+	long r = 0;
+
+	l->fd = in;
+	l->at = l->have = 0;
+	while (!r && (line = next_line(l))) {
+		char *slash, *text = c->w->other, *gone;
+		uint64_t at;
+		long n;
+
+		if (hex_at(line, &at)) /* a range begins; what follows until the next one describes it */
+			skip = at >= ENGINE_LOW && at < ENGINE_END;
+		if (skip)
+			continue;
+		slash = str_chr(line, '/');
+		if (slash && hex_at(line, &at)) {
+			str_copy(text, slash, GUEST_MAX);
+			gone = (char *)(uintptr_t)mem_find(text, strlen(text), " (deleted)", 10);
+			if (gone)
+				*gone = 0;
+			n = show_path(c->core, text, strlen(text));
+			if (n >= 0) {
+				r = write_all(out, line, (size_t)(slash - line));
+				if (!r)
+					r = write_all(out, text, (size_t)n);
+				if (!r && gone)
+					r = write_all(out, " (deleted)", 10);
+				if (!r)
+					r = write_all(out, "\n", 1);
+				continue;
+			}
+		}
+		n = (long)strlen(line);
+		line[n] = '\n'; /* the NUL's place is ours until the next line is read */
+		r = write_all(out, line, (size_t)n + 1);
+		line[n] = 0;
+	}
+	return r;
+}
+
+/* Opens for reading what must be shown otherwise than the host has it. 1: *result is the answer. */
+long open_shown(struct call *c, struct place *p, int flags, long *result)
+{
+	uint64_t pid;
+	const char *leaf = split(c->core, p, &pid);
+	bool info, maps;
+	long in, out, r;
+
+	if (!leaf || flags & (O_PATH | O_DIRECTORY) || p->self)
+		return 0;
+	info = str_eq(leaf, "mountinfo");
+	maps = str_eq(leaf, "maps") || str_eq(leaf, "smaps") || str_eq(leaf, "numa_maps");
+	if (!info && !maps && !str_eq(leaf, "mounts"))
+		return 0;
+	place_host(c, p, LAYER_PLAIN);
+	in = sys_openat(p->dfd, p->host, O_RDONLY | O_CLOEXEC, 0);
+	if (in < 0)
+		return *result = in, 1;
+	out = blank(c);
+	r = out < 0 ? out : maps ? memory_table(c, (int)in, (int)out) : mount_table(c, (int)out, info);
+	sys_close((int)in);
+	if (!r)
+		r = sys_lseek((int)out, 0, SEEK_SET);
+	if (r && out >= 0)
+		sys_close((int)out);
+	if (!r && !(flags & O_CLOEXEC))
+		sys_fcntl((int)out, F_SETFD, 0);
+	*result = r ? r : out;
+	return 1;
+}

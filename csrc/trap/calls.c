@@ -1,0 +1,169 @@
+/* One call: from the signal handler or from a patched site to its answer. */
+#include "trap/trap.h"
+
+#include <linux/seccomp.h>
+
+#ifndef PR_SET_SECCOMP
+#define PR_GET_SECCOMP 21
+#define PR_SET_SECCOMP 22
+#endif
+#define PR_CAPBSET_DROP 24
+#define PR_SET_SECUREBITS 28
+#define PR_SET_MM 35
+#define PR_CAP_AMBIENT 47
+#define PR_SET_SYSCALL_USER_DISPATCH 59
+
+static long call_prctl(struct call *c)
+{
+	long r;
+
+	switch (c->a[0]) {
+	case PR_SET_SECCOMP:
+		if (c->a[1] == SECCOMP_MODE_FILTER)
+			return filter_add(c, (void *)c->a[2], 0, true);
+		return -EINVAL; /* strict mode would kill the engine's own calls */
+	case PR_GET_SECCOMP:
+		return self.filter ? SECCOMP_MODE_FILTER : 0;
+	case PR_SET_SYSCALL_USER_DISPATCH:
+		return -EINVAL;
+	case PR_SET_MM:
+		return -EPERM;
+	}
+	r = call_raw(c);
+	if (r == -EPERM && privileged(c->core) && (c->a[0] == PR_CAPBSET_DROP || c->a[0] == PR_SET_SECUREBITS || c->a[0] == PR_CAP_AMBIENT))
+		return 0;
+	return r;
+}
+
+#define T(name) [__NR_##name] = { call_##name, TRAP, 0, 0 }
+#define ARG(name, n) [__NR_##name] = { call_##name, TRAP_ARG, n, 0 }
+
+static const struct entry front[] = {
+	T(execve), T(execveat), T(rt_sigaction), T(rt_sigprocmask), T(rt_sigsuspend), T(rt_sigpending), T(rt_sigtimedwait),
+	T(sigaltstack), T(signalfd4), ARG(ppoll, 3), ARG(pselect6, 5), ARG(epoll_pwait, 4), T(seccomp),
+	[__NR_prctl] = { call_prctl, SPECIAL, 0, 0 }, [__NR_clone] = { NULL, SPECIAL, 0, 0 },
+#ifdef __NR_arch_prctl
+	[__NR_arch_prctl] = { NULL, SPECIAL, 0, 0 },
+#endif
+#ifdef __NR_signalfd
+	[__NR_signalfd] = { call_signalfd4, TRAP, 0, 0 },
+#endif
+	[441] = { call_epoll_pwait, TRAP_ARG, 4, 0 }, /* epoll_pwait2 */
+	[__NR_socket] = { NULL, SPECIAL, 0, OPT_NO_NETWORK },
+};
+
+const struct entry *trap_entry_of(long nr)
+{
+	static const struct entry allow = { NULL, ALLOW, 0, 0 }, gone = { NULL, DENY_ENOSYS, 0, 0 };
+
+	if (nr >= 0 && nr < (long)ARRAY_LEN(front) && (front[nr].handler || front[nr].act))
+		return &front[nr];
+	if (nr >= 0 && nr < table_size)
+		return table[nr].handler || table[nr].act ? &table[nr] : &allow;
+	return &gone;
+}
+
+/* A vfork child changes ids in memory that is its parent's: they are kept aside until it execs. */
+static long call_ids_aside(struct call *c)
+{
+	struct ids *mine = &self.core.ids, parents = *mine;
+	int pid = (int)sys_getpid();
+	long r;
+
+	if (self.vfork.pid == pid)
+		*mine = self.vfork.ids;
+	r = core_call(c);
+	self.vfork.ids = *mine;
+	self.vfork.pid = pid;
+	*mine = parents;
+	return r;
+}
+
+static bool changes_ids(long nr)
+{
+	return (nr >= __NR_setuid && nr <= __NR_setgid) || nr == __NR_setreuid || nr == __NR_setregid || nr == __NR_setresuid ||
+	       nr == __NR_setresgid || nr == __NR_setgroups || nr == __NR_setfsuid || nr == __NR_setfsgid;
+}
+
+long trap_call(struct call *c)
+{
+	const struct entry *e = trap_entry_of(c->nr);
+	long r;
+
+	if (e >= front && e < front + ARRAY_LEN(front) && e->handler) {
+		c->w->n_fds = 0;
+		c->hops = 0;
+		r = e->handler(c);
+		while (c->w->n_fds)
+			sys_close(c->w->fds[--c->w->n_fds]);
+		return r;
+	}
+	if (changes_ids(c->nr) && !own_memory())
+		return call_ids_aside(c);
+	return core_call(c);
+}
+
+long answer(long nr, const unsigned long a[6], struct frame *f)
+{
+	struct call c = { .core = &self.core, .nr = nr, .frame = f };
+	long r;
+
+	for (int i = 0; i < 6; i++)
+		c.a[i] = a[i];
+	c.w = slot_take();
+	r = trap_call(&c);
+	slot_give(c.w);
+	return r;
+}
+
+/* ---- the handler of SIGSYS ---------------------------------------------------------------------------- */
+
+int on_trap(int sig, struct info *info, struct frame *f);
+long on_patched(long nr, unsigned long a, unsigned long b, unsigned long c, unsigned long d, unsigned long e, unsigned long g,
+		unsigned long pc);
+
+int on_trap(int sig, struct info *info, struct frame *f)
+{
+	unsigned long a[6], pc = FRAME_PC(f);
+	long nr = info->nr;
+	uint32_t action;
+
+	if (info->code != SYS_SECCOMP_ || (info->error & 0xffff) != TRAP_MAGIC) {
+		deliver_sigsys(sig, info, f);
+		return 0;
+	}
+	for (int i = 0; i < 6; i++)
+		a[i] = FRAME_ARG(f, i);
+	action = filter_run(nr, a, pc);
+	if (action == SECCOMP_RET_ALLOW || (action & SECCOMP_RET_ACTION_FULL) == SECCOMP_RET_LOG)
+		FRAME_RESULT(f) = (unsigned long)answer(nr, a, f);
+	else if ((action & SECCOMP_RET_ACTION_FULL) == SECCOMP_RET_ERRNO)
+		FRAME_RESULT(f) = (unsigned long)-(long)MIN(action & SECCOMP_RET_DATA, 4095);
+	else
+		FRAME_RESULT(f) = (unsigned long)-(long)ENOSYS; /* TRACE without a tracer, USER_NOTIF */
+	if (self.patch)
+		patch_site(pc, nr);
+	if (self.fast_return && !(f->stack.flags & (1 << 31)))
+		return 1;
+	sys_sigprocmask(0, NULL, &f->mask); /* what the call did to the mask must survive rt_sigreturn */
+	return 0;
+}
+
+long on_patched(long nr, unsigned long a, unsigned long b, unsigned long c, unsigned long d, unsigned long e, unsigned long g,
+		unsigned long pc)
+{
+	unsigned long args[6] = { a, b, c, d, e, g };
+
+	if (self.filter) {
+		uint32_t action = filter_run(nr, args, pc);
+
+		if ((action & SECCOMP_RET_ACTION_FULL) == SECCOMP_RET_ERRNO)
+			return -(long)MIN(action & SECCOMP_RET_DATA, 4095);
+		if (action != SECCOMP_RET_ALLOW && (action & SECCOMP_RET_ACTION_FULL) != SECCOMP_RET_LOG) {
+			/* Killed or trapped: from outside of the exempt text, so that the kernel does it. */
+			long (*outside)(long, const unsigned long *) = (long (*)(long, const unsigned long *))(PLAN_AT - 4096);
+			return outside(nr, args);
+		}
+	}
+	return answer(nr, args, NULL);
+}

@@ -1,0 +1,183 @@
+/* The ways in and out of C, and the reading of guest memory that may fault. */
+#include "trap/trap.h"
+
+#define STRING(x) #x
+#define TEXT(x) STRING(x)
+
+#if defined(__x86_64__)
+/* trap_entry: SIGSYS. on_trap returns 1 when the registers can be restored here, without rt_sigreturn: legal because
+ * a system call clobbers rcx and r11, which leaves rcx for the jump back. The vector registers come from the frame;
+ * the mask of what to restore is the frame's own (472 is sw_reserved.xfeatures).
+ *
+ * fast_common: from a patched site, with rax = number, rcx = where to return, r11 free; all else is preserved. */
+__asm__(".text\n"
+	".globl trap_restorer\ntrap_restorer: mov $15, %eax\n syscall\n hlt\n"
+	".globl trap_entry\ntrap_entry:\n"
+	"	sub $8, %rsp\n	mov %rdx, %rbx\n	call on_trap\n	test %eax, %eax\n	jz 2f\n"
+	"	mov 224(%rbx), %rdi\n	test %rdi, %rdi\n	jz 1f\n"
+	"	mov 472(%rdi), %eax\n	mov 476(%rdi), %edx\n	xrstor64 (%rdi)\n"
+	"1:	mov 40(%rbx), %r8\n	mov 48(%rbx), %r9\n	mov 56(%rbx), %r10\n"
+	"	mov 72(%rbx), %r12\n	mov 80(%rbx), %r13\n	mov 88(%rbx), %r14\n	mov 96(%rbx), %r15\n"
+	"	mov 104(%rbx), %rdi\n	mov 112(%rbx), %rsi\n	mov 120(%rbx), %rbp\n	mov 136(%rbx), %rdx\n"
+	"	mov 144(%rbx), %rax\n	mov 168(%rbx), %rcx\n	mov 160(%rbx), %rsp\n	mov 128(%rbx), %rbx\n	jmp *%rcx\n"
+	"2:	add $8, %rsp\n	ret\n"
+	".globl fault_entry\nfault_entry:\n"
+	"	push %rdi\n	push %rsi\n	push %rdx\n	call on_fault\n	pop %rdx\n	pop %rsi\n	pop %rdi\n"
+	"	test %rax, %rax\n	jz 1f\n	jmp *%rax\n1:	ret\n"
+	".globl fast_common\nfast_common:\n"
+	"	lea -128(%rsp), %rsp\n	push %rbp\n	mov %rsp, %rbp\n"
+	"	push %rcx\n	push %rdi\n	push %rsi\n	push %rdx\n	push %r8\n	push %r9\n	push %r10\n"
+	"	and $-16, %rsp\n	cld\n	push %rcx\n	push %r9\n	mov %r8, %r9\n	mov %r10, %r8\n	mov %rdx, %rcx\n"
+	"	mov %rsi, %rdx\n	mov %rdi, %rsi\n	mov %rax, %rdi\n	call on_patched\n"
+	"	mov -8(%rbp), %rcx\n	mov -16(%rbp), %rdi\n	mov -24(%rbp), %rsi\n	mov -32(%rbp), %rdx\n"
+	"	mov -40(%rbp), %r8\n	mov -48(%rbp), %r9\n	mov -56(%rbp), %r10\n"
+	"	mov %rbp, %rsp\n	pop %rbp\n	lea 128(%rsp), %rsp\n	jmp *%rcx\n");
+#else
+__asm__(".text\n"
+	".globl trap_restorer\ntrap_restorer: mov x8, #139\n svc #0\n brk #1\n"
+	".globl trap_entry\ntrap_entry:\n	stp x29, x30, [sp, #-16]!\n	mov x29, sp\n	bl on_trap\n"
+	"	ldp x29, x30, [sp], #16\n	ret\n"
+	".globl fault_entry\nfault_entry:\n	stp x29, x30, [sp, #-48]!\n	stp x0, x1, [sp, #16]\n	str x2, [sp, #32]\n"
+	"	bl on_fault\n	mov x9, x0\n	ldp x0, x1, [sp, #16]\n	ldr x2, [sp, #32]\n	ldp x29, x30, [sp], #48\n"
+	"	cbz x9, 1f\n	br x9\n1:	ret\n"
+	".globl fast_common\nfast_common: brk #1\n");
+#endif
+
+/* ---- guest memory ------------------------------------------------------------------------------------- */
+
+/* Pairs of an instruction that may fault and where to go on then; on_fault looks here. */
+struct fix {
+	unsigned long at, to;
+};
+extern const struct fix __start_udk_fix[], __stop_udk_fix[];
+
+unsigned long fault_fix(unsigned long pc);
+
+unsigned long fault_fix(unsigned long pc)
+{
+	for (const struct fix *f = __start_udk_fix; f < __stop_udk_fix; f++)
+		if (f->at == pc)
+			return f->to;
+	return 0;
+}
+
+#define FIX(at, to) " .pushsection udk_fix, \"a\"\n .balign 8\n .quad " at ", " to "\n .popsection\n"
+
+/* Addresses that cannot be memory are refused without a fault: it would kill where the guest blocks SIGSEGV. */
+static bool no_memory(const void *p)
+{
+	return (unsigned long)p < 4096 || (unsigned long)p >= 0x0000800000000000UL;
+}
+
+static inline int load_word(const void *p, uint64_t *v)
+{
+	int bad = 0;
+#if defined(__x86_64__)
+	__asm__ volatile("1: mov (%2), %1\n2:\n .pushsection .text.fix, \"ax\"\n3: mov $1, %0\n jmp 2b\n .popsection\n" FIX("1b", "3b")
+			 : "+r"(bad), "=&r"(*v) : "r"(p) : "memory");
+#else
+	__asm__ volatile("1: ldr %1, [%2]\n2:\n .pushsection .text.fix, \"ax\"\n3: mov %w0, #1\n b 2b\n .popsection\n" FIX("1b", "3b")
+			 : "+r"(bad), "=&r"(*v) : "r"(p) : "memory");
+#endif
+	return bad;
+}
+
+static inline int load_byte(const void *p, char *v)
+{
+	unsigned long x;
+	int bad = 0;
+#if defined(__x86_64__)
+	__asm__ volatile("1: movzbl (%2), %k1\n2:\n .pushsection .text.fix, \"ax\"\n3: mov $1, %0\n jmp 2b\n .popsection\n" FIX("1b", "3b")
+			 : "+r"(bad), "=&r"(x) : "r"(p) : "memory");
+#else
+	__asm__ volatile("1: ldrb %w1, [%2]\n2:\n .pushsection .text.fix, \"ax\"\n3: mov %w0, #1\n b 2b\n .popsection\n" FIX("1b", "3b")
+			 : "+r"(bad), "=&r"(x) : "r"(p) : "memory");
+#endif
+	*v = (char)x;
+	return bad;
+}
+
+static inline int store_byte(void *p, char v)
+{
+	int bad = 0;
+#if defined(__x86_64__)
+	__asm__ volatile("1: movb %b1, (%2)\n2:\n .pushsection .text.fix, \"ax\"\n3: mov $1, %0\n jmp 2b\n .popsection\n" FIX("1b", "3b")
+			 : "+r"(bad) : "q"(v), "r"(p) : "memory");
+#else
+	__asm__ volatile("1: strb %w1, [%2]\n2:\n .pushsection .text.fix, \"ax\"\n3: mov %w0, #1\n b 2b\n .popsection\n" FIX("1b", "3b")
+			 : "+r"(bad) : "r"(v), "r"(p) : "memory");
+#endif
+	return bad;
+}
+
+long guest_str(char *to, const void *from, size_t size)
+{
+	const char *s = from;
+	size_t n = 0;
+	uint64_t w;
+
+	if (no_memory(from))
+		return -EFAULT;
+	/* Aligned words never cross into a page that the string does not touch. */
+	for (; (uintptr_t)(s + n) & 7; n++) {
+		if (n == size)
+			return -ENAMETOOLONG;
+		if (load_byte(s + n, to + n))
+			return -EFAULT;
+		if (!to[n])
+			return (long)n;
+	}
+	for (; n + 8 <= size; n += 8) {
+		uint64_t zero;
+		if (load_word(s + n, &w))
+			return -EFAULT;
+		memcpy(to + n, &w, 8);
+		zero = (w - 0x0101010101010101ULL) & ~w & 0x8080808080808080ULL;
+		if (zero)
+			return (long)n + __builtin_ctzll(zero) / 8;
+	}
+	for (; n < size; n++) {
+		if (load_byte(s + n, to + n))
+			return -EFAULT;
+		if (!to[n])
+			return (long)n;
+	}
+	return -ENAMETOOLONG;
+}
+
+long guest_read(void *to, const void *from, size_t n)
+{
+	if (!n)
+		return 0;
+	if (no_memory(from))
+		return -EFAULT;
+#if defined(__x86_64__)
+	__asm__ volatile("1: rep movsb\n2:\n .pushsection .text.fix, \"ax\"\n3: jmp 2b\n .popsection\n" FIX("1b", "3b")
+			 : "+D"(to), "+S"(from), "+c"(n) : : "memory");
+	return n ? -EFAULT : 0;
+#else
+	for (size_t i = 0; i < n; i++)
+		if (load_byte((const char *)from + i, (char *)to + i))
+			return -EFAULT;
+	return 0;
+#endif
+}
+
+long guest_write(void *to, const void *from, size_t n)
+{
+	if (!n)
+		return 0;
+	if (no_memory(to))
+		return -EFAULT;
+#if defined(__x86_64__)
+	(void)store_byte;
+	__asm__ volatile("1: rep movsb\n2:\n .pushsection .text.fix, \"ax\"\n3: jmp 2b\n .popsection\n" FIX("1b", "3b")
+			 : "+D"(to), "+S"(from), "+c"(n) : : "memory");
+	return n ? -EFAULT : 0;
+#else
+	for (size_t i = 0; i < n; i++)
+		if (store_byte((char *)to + i, ((const char *)from)[i]))
+			return -EFAULT;
+	return 0;
+#endif
+}

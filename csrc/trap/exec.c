@@ -1,0 +1,137 @@
+/* execve: find out what the guest means, then exec ourselves with it.
+ *
+ * A prefix before the guest's argv tells the next incarnation all it must know; the environment is the guest's own.
+ */
+#include "trap/trap.h"
+
+/* "ruid euid ... n groups" in hexadecimal, for the next program. */
+static void ids_text(const struct ids *i, char *to, size_t size)
+{
+	const uint32_t v[8] = { i->ruid, i->euid, i->suid, i->fsuid, i->rgid, i->egid, i->sgid, i->fsgid };
+	size_t n = 0;
+
+	for (int k = 0; k < 8; k++)
+		n += fmt(to + n, size - n, "%x ", v[k]);
+	for (uint32_t k = 0; k < i->n_groups; k++)
+		n += fmt(to + n, size - n, "%x ", i->groups[k]);
+}
+
+static int ignored_signals(void)
+{
+	int r = self.sigsys.handler == SIG_IGN;
+
+	for (int i = 0; i < 2; i++)
+		if (self.fault[i].handler == SIG_IGN)
+			r |= 2 << i;
+	return r;
+}
+
+/* The host path of a place in one piece, or NULL. */
+static const char *whole(const struct place *p)
+{
+	return p->dfd == AT_FDCWD && p->host[0] == '/' && !p->raw ? p->host : NULL;
+}
+
+static long count(const char *const *v, long *n)
+{
+	const char *s;
+
+	for (*n = 0; v; ++*n) {
+		if (guest_read(&s, v + *n, sizeof s))
+			return -EFAULT;
+		if (!s)
+			break;
+		if (*n > 1 << 22)
+			return -E2BIG;
+	}
+	return 0;
+}
+
+long do_exec(struct call *c, int dfd, const void *path, const void *argv, const void *envp, long flags)
+{
+	struct core *k = c->core;
+	struct program *g = &c->w->program;
+	struct place *p = &c->w->a;
+	struct ids ids = k->ids;
+	char *text = c->w->rest, *ids_at, *flags_at;
+	const char **v;
+	size_t size = 0;
+	long n, at = 0, r;
+	bool ours = own_memory();
+
+	if (!ours && self.vfork.pid == (int)sys_getpid())
+		ids = self.vfork.ids;
+	c->w->b.found = false;
+	c->w->b.host[0] = 0;
+	r = find_program(c, dfd, path, flags, g);
+	if (!r)
+		r = count(argv, &n);
+	if (r)
+		return r;
+	if (g->set_uid != (uint32_t)-1)
+		ids.euid = ids.suid = ids.fsuid = g->set_uid;
+	if (g->set_gid != (uint32_t)-1)
+		ids.egid = ids.sgid = ids.fsgid = g->set_gid;
+	if (p->direct && !p->raw) { /* relative to a descriptor: by its path */
+		enum layer layer = p->layer;
+		p->direct = false;
+		place_host(c, p, layer);
+	}
+	ids_at = text;
+	ids_text(&ids, ids_at, 1024);
+	flags_at = text + 1024;
+	if (g->fd >= 0) {
+		/* No path leads to it: a copy of the descriptor does, that the loader closes. */
+		long copy = sys_fcntl(g->fd, F_DUPFD, 100);
+		if (copy < 0)
+			return copy;
+		fmt(p->host, 64, "/proc/self/fd/%ld", copy);
+		g->fd = (int)copy;
+	} else if (!whole(p)) {
+		return -ENAMETOOLONG;
+	}
+	fmt(flags_at, 64, "%x %x %x", ignored_signals(), self.filter, g->fd >= 0 ? (unsigned)g->fd : 0);
+	size = (size_t)(n + PREFIX + (long)ARRAY_LEN(g->head) + 2) * sizeof *v;
+	if (size <= sizeof c->w->c.host) {
+		v = (const char **)(void *)(((uintptr_t)c->w->c.host + 7) & ~(uintptr_t)7);
+		if (size + 8 > sizeof c->w->c.host)
+			return -E2BIG;
+	} else {
+		v = sys_mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (is_error((long)v))
+			return -ENOMEM;
+	}
+	v[at++] = PREFIX_MARK;
+	v[at++] = plan_text(k, k->plan->state);
+	v[at++] = p->guest;
+	v[at++] = p->host;
+	v[at++] = c->w->b.found && whole(&c->w->b) ? c->w->b.host : "";
+	v[at++] = ids_at;
+	v[at++] = k->root_len ? k->root : "";
+	v[at++] = flags_at;
+	for (int i = 0; i < g->n_head; i++)
+		v[at++] = g->head[i];
+	if (!g->n_head && !n)
+		v[at++] = ""; /* as the kernel does for an empty argv */
+	for (long i = g->n_head ? 1 : 0; i < n; i++)
+		if (guest_read(&v[at++], (const char *const *)argv + i, sizeof *v))
+			return -EFAULT;
+	v[at] = NULL;
+	slot_mine(c->w);
+	r = sys_execve(plan_text(k, k->plan->loader), (char *const *)(uintptr_t)v, (char *const *)(uintptr_t)envp);
+	if (g->fd >= 0)
+		sys_close(g->fd);
+	if (size > sizeof c->w->c.host)
+		sys_munmap(v, size);
+	return r;
+}
+
+long call_execve(struct call *c)
+{
+	return do_exec(c, AT_FDCWD, (void *)c->a[0], (void *)c->a[1], (void *)c->a[2], 0);
+}
+
+long call_execveat(struct call *c)
+{
+	return do_exec(c, (int)c->a[0], (void *)c->a[1], (void *)c->a[2], (void *)c->a[3], (long)(int)c->a[4]);
+}

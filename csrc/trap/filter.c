@@ -1,0 +1,184 @@
+/* The engine's seccomp filter: installed once, inherited by everything that follows.
+ *
+ * Numbers are sorted into runs of equal action and looked up by a balanced binary search, because kernels before
+ * 5.11 run the program for every call. On newer ones a call whose number alone decides "allow" costs nothing.
+ */
+#include "trap/trap.h"
+
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+
+#if defined(__x86_64__)
+#define ARCH AUDIT_ARCH_X86_64
+#else
+#define ARCH AUDIT_ARCH_AARCH64
+#endif
+#define X32_BIT 0x40000000U
+#define NEW_NAMESPACES 0x7e020000U /* clone flags CLONE_NEW*, without CLONE_NEWTIME */
+#define ARG_LOW(i) (16 + 8 * (i))
+#define ERRNO(e) (SECCOMP_RET_ERRNO | (e))
+
+enum what { W_ALLOW, W_TRAP, W_ENOSYS, W_EPERM, W_ARG, W_SPECIAL };
+
+struct run {
+	int from; /* first number */
+	uint8_t what, arg;
+};
+
+struct program_made {
+	struct sock_filter f[BPF_MAXINSNS];
+	int n;
+	struct run runs[600];
+	int n_runs;
+	int trap; /* where the block is that checks the caller's address; jumps to it are patched at the end */
+};
+
+static struct program_made made; /* used once, before the guest is there */
+
+static int emit(uint16_t code, uint32_t k, uint8_t jt, uint8_t jf)
+{
+	made.f[made.n] = (struct sock_filter){ code, jt, jf, k };
+	return made.n++;
+}
+
+static void stmt(uint16_t code, uint32_t k)
+{
+	emit(code, k, 0, 0);
+}
+
+#define LOAD(at) stmt(BPF_LD | BPF_W | BPF_ABS, at)
+#define RET(v) stmt(BPF_RET | BPF_K, v)
+#define JEQ(k, t, f) emit(BPF_JMP | BPF_JEQ | BPF_K, k, t, f)
+
+/* Allowed from our own text, else a trap. */
+static void trap_or_allow(void)
+{
+	LOAD(12); /* instruction pointer, high half */
+	JEQ((uint32_t)(ENGINE_BASE >> 32), 0, 3);
+	LOAD(8);
+	emit(BPF_JMP | BPF_JGE | BPF_K, TEXT_SIZE, 1, 0);
+	RET(SECCOMP_RET_ALLOW);
+	RET(SECCOMP_RET_TRAP | TRAP_MAGIC);
+}
+
+static void trap_when(int arg)
+{
+	LOAD(ARG_LOW(arg));
+	JEQ(0, 0, 3);
+	LOAD(ARG_LOW(arg) + 4);
+	JEQ(0, 0, 1);
+	RET(SECCOMP_RET_ALLOW);
+	trap_or_allow();
+}
+
+static void special(long nr)
+{
+	if (nr == __NR_prctl) {
+		LOAD(ARG_LOW(0));
+		JEQ(22, 7, 0); /* PR_SET_SECCOMP */
+		JEQ(21, 6, 0);
+		JEQ(59, 5, 0); /* system-call user dispatch would take our signal */
+		JEQ(35, 4, 0); /* PR_SET_MM */
+		JEQ(24, 3, 0); /* capabilities of guest root */
+		JEQ(28, 2, 0);
+		JEQ(47, 1, 0);
+		RET(SECCOMP_RET_ALLOW);
+		trap_or_allow();
+	} else if (nr == __NR_clone) {
+		LOAD(ARG_LOW(0));
+		emit(BPF_JMP | BPF_JSET | BPF_K, NEW_NAMESPACES, 0, 1);
+		RET(ERRNO(EPERM));
+		RET(SECCOMP_RET_ALLOW);
+	} else if (nr == __NR_socket) {
+		LOAD(ARG_LOW(0));
+		JEQ(1, 0, 1); /* AF_UNIX */
+		RET(SECCOMP_RET_ALLOW);
+		RET(ERRNO(EACCES));
+	} else { /* arch_prctl: user shadow stacks, which our return would break */
+		LOAD(ARG_LOW(0));
+		JEQ(0x5001, 0, 1);
+		RET(ERRNO(EOPNOTSUPP));
+		RET(SECCOMP_RET_ALLOW);
+	}
+}
+
+static struct run classify(const struct plan *plan, long nr)
+{
+	const struct entry *e = trap_entry_of(nr);
+	struct run r = { (int)nr, W_ALLOW, 0 };
+
+	if (e->need && !(plan->options & e->need))
+		return r;
+	switch (e->act) {
+	case TRAP: r.what = W_TRAP; break;
+	case TRAP_ARG: r.what = W_ARG; r.arg = e->arg; break;
+	case DENY_ENOSYS: r.what = W_ENOSYS; break;
+	case DENY_EPERM: r.what = W_EPERM; break;
+	case SPECIAL: r.what = W_SPECIAL; r.arg = (uint8_t)nr; break;
+	}
+	return r;
+}
+
+/* The search tree over runs [low, high). */
+static void tree(int low, int high)
+{
+	const struct run *r = &made.runs[low];
+
+	if (high - low > 1) {
+		int mid = (low + high) / 2, skip;
+
+		emit(BPF_JMP | BPF_JGE | BPF_K, (uint32_t)made.runs[mid].from, 0, 1);
+		skip = emit(BPF_JMP | BPF_JA, 0, 0, 0);
+		tree(low, mid);
+		made.f[skip].k = (uint32_t)(made.n - skip - 1);
+		tree(mid, high);
+		return;
+	}
+	switch (r->what) {
+	case W_ALLOW: RET(SECCOMP_RET_ALLOW); break;
+	case W_ENOSYS: RET(ERRNO(ENOSYS)); break;
+	case W_EPERM: RET(ERRNO(EPERM)); break;
+	case W_ARG: trap_when(r->arg); break;
+	case W_SPECIAL: special(r->from); break;
+	default: emit(BPF_JMP | BPF_JA, (uint32_t)-1, 0, 0); /* to the shared block, below */
+	}
+}
+
+long filter_install(const struct plan *plan)
+{
+	struct sock_fprog prog = { 0, made.f };
+	long r;
+
+	for (long nr = 0; nr <= table_size; nr++) {
+		struct run now = classify(plan, nr);
+		struct run *last = &made.runs[made.n_runs - 1];
+
+		if (made.n_runs && now.what != W_SPECIAL && now.what == last->what && now.arg == last->arg)
+			continue;
+		made.runs[made.n_runs++] = now;
+	}
+	LOAD(4); /* architecture: int 0x80 and other personalities get an error, never a pass */
+	JEQ(ARCH, 1, 0);
+	RET(ERRNO(ENOSYS));
+	LOAD(0);
+#if defined(__x86_64__)
+	emit(BPF_JMP | BPF_JGE | BPF_K, X32_BIT, 0, 1);
+	RET(ERRNO(ENOSYS));
+#endif
+	tree(0, made.n_runs);
+	made.trap = made.n;
+	trap_or_allow();
+	for (int i = 0; i < made.n; i++)
+		if (made.f[i].code == (BPF_JMP | BPF_JA) && made.f[i].k == (uint32_t)-1)
+			made.f[i].k = (uint32_t)(made.trap - i - 1);
+	prog.len = (unsigned short)made.n;
+	r = sys_prctl(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0, 0, 0);
+	if (r)
+		return r;
+	/* Without SPEC_ALLOW kernels 4.17 to 5.15 slow the whole job down; older ones do not know the flag or the call. */
+	r = SC3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &prog);
+	if (r == -EINVAL || r == -ENOSYS)
+		r = sys_prctl(22, SECCOMP_MODE_FILTER, (unsigned long)&prog, 0, 0);
+	return r;
+}

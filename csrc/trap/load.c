@@ -1,0 +1,337 @@
+/* The loader: what the kernel's execve would have done with the guest's ELF file.
+ *
+ * Runs once per program, on the stack that the kernel made for us; the guest's stack is the same with our prefix
+ * dropped.
+ */
+#include "trap/trap.h"
+
+#include <linux/auxvec.h>
+#include <linux/elf-em.h>
+#include <linux/elf.h>
+
+#ifndef AT_MINSIGSTKSZ
+#define AT_MINSIGSTKSZ 51
+#endif
+#define PAGE 4096UL
+#define DOWN(a) ((a) & ~(PAGE - 1))
+#define UP(a) DOWN((a) + PAGE - 1)
+#define MAP_FIXED_NOREPLACE_ 0x100000
+#define MAX_PHDRS 32
+
+struct image {
+	int fd;
+	Elf64_Ehdr e;
+	Elf64_Phdr ph[MAX_PHDRS];
+	unsigned long bias, low, high; /* high: end of memory, before rounding */
+	unsigned long text[2], data[2];
+};
+
+static struct image program, interpreter; /* too large for a small stack */
+
+
+
+NORETURN void die(const char *what, const char *name, long error)
+{
+	say(2, "udk: %s%s%s: %s\n", what, *name ? " " : "", name, errno_text(error));
+	sys_exit(error == -ENOENT ? 127 : 126);
+}
+
+static void open_image(struct image *m, const char *path)
+{
+	long r = sys_open(path, O_RDONLY | O_CLOEXEC, 0);
+
+	if (r < 0)
+		die("cannot open", path, r);
+	m->fd = (int)r;
+	r = sys_pread(m->fd, &m->e, sizeof m->e, 0);
+	if (r != (long)sizeof m->e || m->e.e_phnum > MAX_PHDRS || m->e.e_phentsize != sizeof m->ph[0])
+		die("cannot load", path, -ENOEXEC);
+	r = sys_pread(m->fd, m->ph, m->e.e_phnum * sizeof m->ph[0], (int64_t)m->e.e_phoff);
+	if (r != (long)(m->e.e_phnum * sizeof m->ph[0]))
+		die("cannot load", path, r < 0 ? r : -ENOEXEC);
+}
+
+static int protection(uint32_t flags)
+{
+	return (flags & PF_R ? PROT_READ : 0) | (flags & PF_W ? PROT_WRITE : 0) | (flags & PF_X ? PROT_EXEC : 0);
+}
+
+/* Maps file pages; on a noexec mount code is copied instead. */
+static long map_file(const struct image *m, unsigned long at, size_t n, int prot, uint64_t offset)
+{
+	long r = (long)sys_mmap((void *)at, n, prot, MAP_PRIVATE | MAP_FIXED, m->fd, (int64_t)offset);
+
+	if (r != -EPERM || !(prot & PROT_EXEC))
+		return r;
+	r = (long)sys_mmap((void *)at, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, -1, 0);
+	for (size_t done = 0; !is_error(r) && done < n;) {
+		long got = sys_pread(m->fd, (char *)at + done, n - done, (int64_t)(offset + done));
+		if (got <= 0)
+			break;
+		done += (size_t)got;
+	}
+	return is_error(r) ? r : sys_mprotect((void *)at, n, prot);
+}
+
+static long map_segment(const struct image *m, const Elf64_Phdr *p)
+{
+	unsigned long start = m->bias + p->p_vaddr, from = DOWN(start), file_end = start + p->p_filesz, end = start + p->p_memsz;
+	int prot = protection(p->p_flags);
+	long r;
+
+	if (p->p_filesz) {
+		r = map_file(m, from, UP(file_end) - from, prot, p->p_offset - (start - from));
+		if (is_error(r))
+			return r;
+	}
+	if (p->p_memsz <= p->p_filesz)
+		return 0;
+	if (p->p_filesz && file_end & (PAGE - 1)) { /* the rest of the last page is not the file's */
+		if (!(prot & PROT_WRITE))
+			sys_mprotect((void *)DOWN(file_end), PAGE, prot | PROT_WRITE);
+		memset((void *)file_end, 0, UP(file_end) - file_end);
+		if (!(prot & PROT_WRITE))
+			sys_mprotect((void *)DOWN(file_end), PAGE, prot);
+	}
+	from = p->p_filesz ? UP(file_end) : from;
+	if (UP(end) > from) {
+		r = (long)sys_mmap((void *)from, UP(end) - from, prot, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, -1, 0);
+		if (is_error(r))
+			return r;
+	}
+	return 0;
+}
+
+/* Reserves the whole extent at `hint` (0: anywhere), then maps the segments into it. */
+static long map_image(struct image *m, unsigned long hint)
+{
+	unsigned long align = PAGE, span;
+	long r;
+
+	m->low = ~0UL;
+	m->high = 0;
+	for (int i = 0; i < m->e.e_phnum; i++) {
+		const Elf64_Phdr *p = &m->ph[i];
+		if (p->p_type != PT_LOAD)
+			continue;
+		m->low = MIN(m->low, DOWN(p->p_vaddr));
+		m->high = MAX(m->high, p->p_vaddr + p->p_memsz);
+		if (p->p_align > align && !(p->p_align & (p->p_align - 1)))
+			align = p->p_align;
+	}
+	if (m->low >= m->high)
+		return -ENOEXEC;
+	span = UP(m->high) - m->low;
+	if (m->e.e_type == ET_EXEC) {
+		r = (long)sys_mmap((void *)m->low, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE_, -1, 0);
+		if (is_error(r))
+			return r == -EEXIST ? -ENOMEM : r;
+		if ((unsigned long)r != m->low) { /* a kernel that does not know the flag, and the place is taken */
+			sys_munmap((void *)r, span);
+			return -ENOMEM;
+		}
+		m->bias = 0;
+	} else {
+		unsigned long at;
+
+		r = (long)sys_mmap((void *)(hint & ~(align - 1)), span + align - PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (is_error(r))
+			return r;
+		at = ((unsigned long)r + align - 1) & ~(align - 1);
+		if (at > (unsigned long)r)
+			sys_munmap((void *)r, at - (unsigned long)r);
+		if (at + span < (unsigned long)r + span + align - PAGE)
+			sys_munmap((void *)(at + span), (unsigned long)r + align - PAGE - at);
+		m->bias = at - m->low;
+	}
+	for (int i = 0; i < m->e.e_phnum; i++) {
+		const Elf64_Phdr *p = &m->ph[i];
+		unsigned long a = m->bias + p->p_vaddr;
+
+		if (p->p_type != PT_LOAD || !p->p_memsz)
+			continue;
+		r = map_segment(m, p);
+		if (r)
+			return r;
+		if (p->p_flags & PF_X) {
+			m->text[0] = a;
+			m->text[1] = a + p->p_filesz;
+		} else if (p->p_flags & PF_W) {
+			m->data[0] = a;
+			m->data[1] = a + p->p_filesz;
+		}
+	}
+	return 0;
+}
+
+static unsigned long program_headers(const struct image *m)
+{
+	for (int i = 0; i < m->e.e_phnum; i++)
+		if (m->ph[i].p_type == PT_PHDR)
+			return m->bias + m->ph[i].p_vaddr;
+	for (int i = 0; i < m->e.e_phnum; i++)
+		if (m->ph[i].p_type == PT_LOAD && m->e.e_phoff >= m->ph[i].p_offset &&
+		    m->e.e_phoff < m->ph[i].p_offset + m->ph[i].p_filesz)
+			return m->bias + m->ph[i].p_vaddr + m->e.e_phoff - m->ph[i].p_offset;
+	return 0;
+}
+
+static void parse_ids(const char *s, struct ids *i)
+{
+	uint32_t *v[8] = { &i->ruid, &i->euid, &i->suid, &i->fsuid, &i->rgid, &i->egid, &i->sgid, &i->fsgid };
+
+	i->n_groups = 0;
+	for (int k = 0; *s; k++) {
+		uint32_t x = 0;
+		for (; *s && *s != ' '; s++)
+			x = x << 4 | (uint32_t)(*s >= 'a' ? *s - 'a' + 10 : *s - '0');
+		while (*s == ' ')
+			s++;
+		if (k < 8)
+			*v[k] = x;
+		else if (i->n_groups < MAX_GROUPS)
+			i->groups[i->n_groups++] = x;
+	}
+}
+
+static uint32_t hex_word(const char **s)
+{
+	uint32_t x = 0;
+
+	for (; **s && **s != ' '; ++*s)
+		x = x << 4 | (uint32_t)(**s >= 'a' ? **s - 'a' + 10 : **s - '0');
+	while (**s == ' ')
+		++*s;
+	return x;
+}
+
+/* What /proc shows of this process: the guest's argv, environment and auxiliary vector, and where its heap begins.
+ * A kernel without checkpoint support refuses, and shows ours. */
+static void tell_kernel(unsigned long *stack, char **argv, char **envp, unsigned long *auxv, size_t auxv_size,
+			unsigned long gap)
+{
+	struct {
+		uint64_t start_code, end_code, start_data, end_data, start_brk, brk, start_stack, arg_start, arg_end, env_start, env_end;
+		void *auxv;
+		uint32_t auxv_size, exe_fd;
+	} mm = { 0 };
+	unsigned long heap = UP(program.bias + program.high);
+	char *last;
+
+	heap += gap;
+	mm.start_code = program.text[0];
+	mm.end_code = program.text[1];
+	mm.start_data = program.data[0] ? program.data[0] : program.text[0];
+	mm.end_data = program.data[0] ? program.data[1] : program.text[1];
+	mm.start_brk = mm.brk = heap;
+	mm.start_stack = (uint64_t)stack;
+	mm.arg_start = mm.arg_end = (uint64_t)argv[0];
+	for (char **a = argv; *a; a++)
+		mm.arg_end = (uint64_t)(*a + strlen(*a) + 1);
+	mm.env_start = mm.env_end = mm.arg_end;
+	for (char **e = envp; *e; e++) {
+		last = *e + strlen(*e) + 1;
+		if (e == envp)
+			mm.env_start = (uint64_t)*e;
+		mm.env_end = (uint64_t)last;
+	}
+	mm.auxv = auxv;
+	mm.auxv_size = (uint32_t)auxv_size;
+	mm.exe_fd = (uint32_t)-1;
+	sys_prctl(35 /* PR_SET_MM */, 14 /* PR_SET_MM_MAP */, (unsigned long)&mm, sizeof mm, 0);
+}
+
+static void name_thread(const char *path)
+{
+	const char *slash = str_rchr(path, '/');
+
+	sys_prctl(15 /* PR_SET_NAME */, (unsigned long)(slash ? slash + 1 : path), 0, 0, 0);
+}
+
+static NORETURN void enter(unsigned long *stack, unsigned long at)
+{
+#if defined(__x86_64__)
+	__asm__ volatile("mov %0, %%rsp\n xor %%edx, %%edx\n xor %%ebp, %%ebp\n jmp *%1" : : "r"(stack), "r"(at) : "memory");
+#else
+	__asm__ volatile("mov sp, %0\n mov x0, #0\n mov x29, #0\n mov x30, #0\n br %1" : : "r"(stack), "r"(at) : "memory");
+#endif
+	__builtin_unreachable();
+}
+
+NORETURN void load(unsigned long *stack)
+{
+	char **prefix = (char **)(stack + 1), **argv = prefix + PREFIX, **envp;
+	unsigned long argc = stack[0] - PREFIX, *auxv, *pair, *random = NULL, entry, hint = 0x555555554000UL;
+	const char *flags = prefix[7], *exe = prefix[2];
+	struct core *k = &self.core;
+	int fd_to_close;
+	bool fixed;
+	long r;
+
+	for (envp = argv + argc + 1; *envp;)
+		envp++;
+	auxv = (unsigned long *)(envp + 1);
+	envp = argv + argc + 1;
+	r = plan_map(k, prefix[1], false);
+	if (!r)
+		r = plan_map_changes(k, false);
+	if (r)
+		die("cannot map the container's state", prefix[1], r);
+	str_copy(k->exe, exe, sizeof k->exe);
+	parse_ids(prefix[5], &k->ids);
+	k->root_len = (uint16_t)str_copy(k->root, prefix[6], sizeof k->root);
+	self.ignored = (int)hex_word(&flags);
+	self.filter = hex_word(&flags);
+	fd_to_close = (int)hex_word(&flags);
+	self.patch = k->plan->options & OPT_PATCH;
+	self.fast_return = k->plan->options & OPT_FAST_RETURN;
+	own_memory_init();
+	signals_start();
+	filter_start();
+
+	for (pair = auxv; pair[0] != AT_NULL; pair += 2)
+		if (pair[0] == AT_RANDOM)
+			random = (unsigned long *)pair[1];
+	fixed = SC1(__NR_personality, 0xffffffff) & 0x0040000 /* ADDR_NO_RANDOMIZE */;
+	if (!fixed && random)
+		hint += (random[1] & 0xfffffff) * PAGE;
+	open_image(&program, prefix[3]);
+	r = map_image(&program, hint);
+	if (r)
+		die("cannot map", exe, r);
+	sys_mmap((void *)EXE_MARK, PAGE, PROT_READ, MAP_PRIVATE | MAP_FIXED, program.fd, 0);
+	sys_close(program.fd);
+	if (fd_to_close)
+		sys_close(fd_to_close);
+	entry = program.bias + program.e.e_entry;
+	if (prefix[4][0]) {
+		open_image(&interpreter, prefix[4]);
+		r = map_image(&interpreter, 0);
+		if (r)
+			die("cannot map", prefix[4], r);
+		sys_close(interpreter.fd);
+		entry = interpreter.bias + interpreter.e.e_entry;
+	}
+
+	for (pair = auxv; pair[0] != AT_NULL; pair += 2) {
+		switch (pair[0]) {
+		case AT_PHDR: pair[1] = program_headers(&program); break;
+		case AT_PHNUM: pair[1] = program.e.e_phnum; break;
+		case AT_BASE: pair[1] = prefix[4][0] ? interpreter.bias : 0; break;
+		case AT_ENTRY: pair[1] = program.bias + program.e.e_entry; break;
+		case AT_EXECFN: pair[1] = (unsigned long)exe; break;
+		case AT_MINSIGSTKSZ: pair[1] += 8192; break; /* our handler runs on it too */
+		case AT_UID: pair[1] = k->ids.ruid; break;
+		case AT_EUID: pair[1] = k->ids.euid; break;
+		case AT_GID: pair[1] = k->ids.rgid; break;
+		case AT_EGID: pair[1] = k->ids.egid; break;
+		case AT_SECURE: pair[1] = k->ids.ruid != k->ids.euid || k->ids.rgid != k->ids.egid; break;
+		}
+	}
+	stack += PREFIX;
+	stack[0] = argc;
+	tell_kernel(stack, argv, envp, auxv, (size_t)((char *)(pair + 2) - (char *)auxv),
+		    !fixed && random ? (random[0] >> 9 & 0x1fff) * PAGE : 0);
+	name_thread(argc && k->exe[0] ? k->exe : "?");
+	enter(stack, entry);
+}

@@ -1,0 +1,206 @@
+/* udk-trap: where the program begins.
+ *
+ *   udk-trap run FD ARGV...   reads the plan's description from FD, makes the state file, installs the filter and
+ *                             runs ARGV in the container
+ *   udk-trap join STATE ARGV...   the same in the container whose state file this is
+ *   udk-trap probe            0 when the mechanism works here: a filter, a trap, and the way back
+ *
+ * Started with the engine's mark in argv[0] it is the loader: one of its own execve calls got it here.
+ */
+#include "trap/trap.h"
+
+#define EXIT_UDK 125
+
+NORETURN void trap_start(long *stack);
+
+NORETURN static void fail(const char *what, const char *name, long error)
+{
+	if (error)
+		say(2, "udk: error: %s %s: %s\n", what, name, errno_text(error));
+	else
+		say(2, "udk: error: %s %s\n", what, name);
+	sys_exit(EXIT_UDK);
+}
+
+static char description[256 * 1024];
+
+static void make_plan(int fd)
+{
+	static struct plan plan;
+	ssize n = read_full(fd, description, sizeof description);
+	const char *error, *what;
+	long r;
+
+	sys_close(fd);
+	if (n < 0 || n == sizeof description)
+		fail("the plan's description", "cannot be read", n < 0 ? n : 0);
+	error = plan_parse(&plan, description, (size_t)n);
+	if (error)
+		fail("the plan's description is wrong:", error, 0);
+	r = plan_inspect(&plan, &what);
+	if (r)
+		fail("the root directory", what, r);
+	what = plan.strings + plan.state;
+	r = plan_map(&self.core, what, true);
+	if (r)
+		fail("the state file", what, r);
+	memcpy(self.core.plan, &plan, offsetof(struct plan, generation));
+	self.core.plan->generation = 1;
+	r = plan_map_changes(&self.core, true);
+	if (r)
+		fail("the record of changes", plan.strings + plan.changes, r);
+	r = owner_load_record(&self.core);
+	if (r)
+		fail("the image's record", plan.strings + plan.record, r);
+}
+
+/* The command as the guest's PATH finds it. */
+static long exec_command(char **argv, char **envp)
+{
+	const char *path = env_get(envp, "PATH");
+	struct call c = { .core = &self.core, .w = slot_take() };
+	char *candidate = c.w->text;
+	long r = -ENOENT, seen = 0;
+	static char full[GUEST_MAX];
+
+	if (str_chr(argv[0], '/'))
+		return do_exec(&c, AT_FDCWD, argv[0], argv, envp, 0);
+	if (!path)
+		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+	(void)candidate;
+	while (*path) {
+		size_t n = 0;
+
+		while (path[n] && path[n] != ':')
+			n++;
+		if (fmt(full, sizeof full, "%s", path) && n + strlen(argv[0]) + 2 < sizeof full) {
+			str_copy(full + n, n ? "/" : "", 2);
+			str_copy(full + strlen(full), argv[0], sizeof full - n - 1);
+			r = do_exec(&c, AT_FDCWD, full, argv, envp, 0);
+			if (r != -ENOENT && r != -ENOTDIR)
+				seen = r;
+		}
+		path += n + (path[n] == ':');
+	}
+	return seen ? seen : r;
+}
+
+NORETURN static void run(char **argv, char **envp)
+{
+	struct core *k = &self.core;
+	struct plan *plan = k->plan;
+	const char *cwd = plan_text(k, plan->cwd);
+	struct call c = { .core = k };
+	long r;
+
+	k->ids = (struct ids){ plan->uid, plan->uid, plan->uid, plan->uid, plan->gid, plan->gid, plan->gid, plan->gid, plan->n_groups, { 0 } };
+	memcpy(k->ids.groups, plan->groups, sizeof plan->groups);
+	own_memory_init();
+	r = filter_install(plan);
+	if (r)
+		fail("this node refuses", "the system-call filter", r);
+	if (!argv[0])
+		fail("no command", "", 0);
+	c.w = slot_take();
+	c.a[0] = (unsigned long)(*cwd ? cwd : "/");
+	c.nr = __NR_chdir;
+	r = core_call(&c);
+	slot_give(c.w);
+	if (r)
+		fail("the working directory", cwd, r);
+	r = exec_command(argv, envp);
+	say(2, "udk: error: %s: %s\n", argv[0], r == -ENOEXEC ? "not a program for this machine (32-bit programs need another engine)" : errno_text(r));
+	sys_exit(r == -ENOENT || r == -ENOTDIR ? 127 : 126);
+}
+
+/* ---- probe -------------------------------------------------------------------------------------------- */
+
+static volatile int probe_trapped;
+extern void probe_entry(void);
+
+int on_probe(int sig, struct info *info, struct frame *f);
+
+/* Tries what the engine rests on, in this very process: a trap by the filter, and its answer. The instruction is
+ * executed from outside of the exempt text. */
+static int probe(void)
+{
+	static struct plan plan;
+	static char text[64] = "mount\0" "0\0\0\0\0" "loader\0/\0";
+	unsigned long args[6] = { (unsigned long)"/udk-probe", 0, 0, 0, 0, 0 };
+	long (*outside)(long, const unsigned long *) = (long (*)(long, const unsigned long *))(PLAN_AT - 4096);
+	long r;
+
+	(void)text;
+	plan.options = OPT_FAST_RETURN;
+	plan.n_mounts = 1;
+	plan.mounts[0].flags = MOUNT_CACHE;
+	plan.strings[0] = 0;
+	str_copy(plan.strings + 1, "/proc", 16);
+	plan.mounts[0].host = 1;
+	plan.mounts[0].host_len = 5;
+	plan.generation = 1;
+	self.core.plan = &plan;
+	self.fast_return = true;
+	own_memory_init();
+	signals_start();
+	self.filter = 1;
+	filter_start();
+	self.filter = 0;
+	r = filter_install(&plan);
+	if (r) {
+		say(2, "the system-call filter is refused: %s\n", errno_text(r));
+		return 1;
+	}
+	args[0] = (unsigned long)"/self/stat"; /* there only after translation */
+#if defined(__x86_64__)
+	r = outside(__NR_access, args);
+#else
+	(void)outside;
+	r = -ENOSYS;
+#endif
+	if (r) {
+		say(2, "a trapped call came back wrong: %s\n", errno_text(r));
+		return 1;
+	}
+	return 0;
+}
+
+int main(int argc, char **argv, char **envp)
+{
+	uint64_t fd;
+
+	if (argc == 2 && str_eq(argv[1], "probe"))
+		return probe();
+	if (argc >= 4 && str_eq(argv[1], "run") && parse_u64(argv[2], 10, &fd)) {
+		make_plan((int)fd);
+		run(argv + 3, envp);
+	}
+	if (argc >= 4 && str_eq(argv[1], "join")) {
+		long r = plan_map(&self.core, argv[2], false);
+		if (!r)
+			r = plan_map_changes(&self.core, false);
+		if (r)
+			fail("the container's state", argv[2], r);
+		run(argv + 3, envp);
+	}
+	say(2, "usage: udk-trap run FD COMMAND... | join STATE COMMAND... | probe\n");
+	return EXIT_UDK;
+}
+
+NORETURN void trap_start(long *stack)
+{
+	char **argv = (char **)(stack + 1), **envp = argv + stack[0] + 1, **end = envp;
+
+	if (stack[0] >= PREFIX && str_eq(argv[0], PREFIX_MARK))
+		load((unsigned long *)stack);
+	while (*end)
+		end++;
+	sys_auxv = (unsigned long *)(end + 1);
+	sys_exit(main((int)stack[0], argv, envp));
+}
+
+#if defined(__x86_64__)
+__asm__(".text\n.globl _start\n_start:\n	xor %ebp, %ebp\n	mov %rsp, %rdi\n	and $-16, %rsp\n	call trap_start\n	hlt\n");
+#else
+__asm__(".text\n.globl _start\n_start:\n	mov x29, #0\n	mov x30, #0\n	mov x0, sp\n	bl trap_start\n	brk #1\n");
+#endif

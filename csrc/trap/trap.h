@@ -1,0 +1,135 @@
+/* The trap engine: system calls of a guest are intercepted inside its own process.
+ *
+ * A seccomp filter answers path and identity calls with SIGSYS unless they come from this program's own text, which
+ * is linked at one fixed address. The handler translates the call through the core and issues it. Every execve is
+ * turned into a real execve of this program, which then loads the guest's ELF file: so vfork, close-on-exec, signal
+ * reset and memory teardown are the kernel's. Hot call sites are rewritten to jump to the handler directly.
+ *
+ * All of this runs on the guest's stacks, in its signal handlers and between its vfork and exec: no locks, no
+ * allocation, small frames, and what a vfork child does must not change its parent's state.
+ */
+#ifndef UDK_TRAP_H
+#define UDK_TRAP_H
+
+#include "core/calls.h"
+
+#define TRAP_MAGIC 0x5a5 /* in SECCOMP_RET_DATA: this trap is ours */
+#define TEXT_SIZE 0x00400000U
+
+/* What the signal handler sees: the kernel's frame. */
+#if defined(__x86_64__)
+enum { REG_R8, REG_R9, REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15, REG_RDI, REG_RSI, REG_RBP, REG_RBX, REG_RDX,
+       REG_RAX, REG_RCX, REG_RSP, REG_RIP, REG_EFL };
+struct frame {
+	unsigned long flags;
+	void *link;
+	struct { void *sp; int flags; unsigned long size; } stack;
+	unsigned long regs[23];
+	void *fp;
+	unsigned long reserved[8];
+	sigmask mask;
+};
+#define FRAME_RESULT(f) ((f)->regs[REG_RAX])
+#define FRAME_PC(f) ((f)->regs[REG_RIP])
+#define FRAME_ARG(f, i) ((f)->regs[((const uint8_t[]){ REG_RDI, REG_RSI, REG_RDX, REG_R10, REG_R8, REG_R9 })[i]])
+#else
+struct frame {
+	unsigned long flags;
+	void *link;
+	struct { void *sp; int flags; unsigned long size; } stack;
+	sigmask mask;
+	char unused[120];
+	unsigned long fault_address, regs[31], sp, pc, pstate;
+};
+#define FRAME_RESULT(f) ((f)->regs[0])
+#define FRAME_PC(f) ((f)->pc)
+#define FRAME_ARG(f, i) ((f)->regs[i])
+#endif
+
+struct info { /* siginfo, as far as it is used */
+	int signo, error, code, pad;
+	unsigned long address;
+	int nr;
+	uint32_t arch;
+	char rest[96];
+};
+
+#define SA_RESTORER_ 0x04000000UL
+#define SA_SIGINFO_ 4UL
+#define SA_ONSTACK_ 0x08000000UL
+#define SA_NODEFER_ 0x40000000UL
+#define SA_RESETHAND_ 0x80000000UL
+#define SYS_SECCOMP_ 1
+
+/* ---- this process ------------------------------------------------------------------------------------- */
+
+struct process {
+	struct core core;
+	int pid;                       /* whose memory this is: a vfork child is another process in it */
+	struct ksigaction sigsys;      /* the guest's SIGSYS action, never the kernel's */
+	struct ksigaction fault[2];    /* the guest's SIGSEGV and SIGBUS actions, wrapped in ours */
+	uint64_t mask_had_sigsys;      /* by signal: the guest's sa_mask holds SIGSYS, the kernel's does not */
+	uint32_t filter;               /* 1 + offset of the newest guest seccomp program in the plan, or 0 */
+	int ignored;                   /* bits: SIGSYS 1, SIGSEGV 2, SIGBUS 4 were ignored by whoever exec'ed us */
+	struct { int pid; struct ids ids; } vfork; /* ids of a child that shares our memory */
+	bool fast_return, patch;
+};
+extern struct process self;
+
+/* Is this memory our own, or the parent's that we, a vfork child, only borrow? */
+bool own_memory(void);
+void own_memory_init(void);
+
+/* ---- entry.c: the ways in and out of C ---------------------------------------------------------------- */
+
+extern char trap_entry[], trap_restorer[], fault_entry[], fast_common[];
+
+/* ---- slots.c ------------------------------------------------------------------------------------------ */
+
+struct work *slot_take(void);
+void slot_give(struct work *w);
+void slot_mine(struct work *w); /* held across an execve: reclaimed when the holder is gone */
+
+/* ---- calls.c: the handlers that only this front end has ------------------------------------------------ */
+
+long trap_call(struct call *c);
+long answer(long nr, const unsigned long a[6], struct frame *f);
+const struct entry *trap_entry_of(long nr); /* from the front end's table, else the core's */
+
+/* ---- signals.c ---------------------------------------------------------------------------------------- */
+
+void signals_start(void);
+bool deliver_sigsys(int sig, struct info *info, struct frame *f);
+long call_rt_sigaction(struct call *c);
+long call_rt_sigprocmask(struct call *c);
+long call_rt_sigsuspend(struct call *c);
+long call_rt_sigpending(struct call *c);
+long call_rt_sigtimedwait(struct call *c);
+long call_sigaltstack(struct call *c);
+long call_signalfd4(struct call *c);
+long call_ppoll(struct call *c);
+long call_pselect6(struct call *c);
+long call_epoll_pwait(struct call *c);
+
+/* ---- seccomp.c: the guest's own filters --------------------------------------------------------------- */
+
+void filter_start(void); /* after exec, with filters inherited */
+long call_seccomp(struct call *c);
+long filter_add(struct call *c, const void *prog, unsigned long flags, bool by_prctl);
+/* The action of the guest's filters for a call; SECCOMP_RET_ALLOW without any. */
+uint32_t filter_run(long nr, const unsigned long a[6], unsigned long pc);
+
+/* ---- filter.c, patch.c, exec.c, load.c ----------------------------------------------------------------- */
+
+long filter_install(const struct plan *plan);
+void patch_site(unsigned long pc, long nr);
+long call_execve(struct call *c);
+long call_execveat(struct call *c);
+long do_exec(struct call *c, int dfd, const void *path, const void *argv, const void *envp, long flags);
+NORETURN void load(unsigned long *stack);
+NORETURN void die(const char *what, const char *name, long error);
+
+#define PREFIX 8 /* words that do_exec puts before the guest's argv; even, for the stack's alignment */
+#define PREFIX_MARK "\001udk"
+
+#endif
