@@ -370,7 +370,7 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 		return -ENAMETOOLONG;
 	if (!append(p, name, n))
 		return -ENAMETOOLONG;
-	p->direct = false;
+	p->direct = p->found = false;
 	at_mount(c, p);
 	if (p->mounted) {
 		w->keep = w->keep && k->plan->mounts[p->mount].flags & MOUNT_CACHE;
