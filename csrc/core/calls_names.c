@@ -83,8 +83,7 @@ static long do_mkdir(struct call *c, int dfd, const void *path, unsigned mode)
 	if (r)
 		return r;
 	if (wh) {
-		place_host(c, p, LAYER_UPPER);
-		make_opaque(c, p->host);
+		make_opaque(c, p);
 		name_changed(c, p);
 	}
 	return made(c, p, mode, 0700);
@@ -382,10 +381,8 @@ static long rename_union(struct call *c, struct place *a, struct place *b, unsig
 		return r;
 	if (flags & RENAME_EXCHANGE)
 		return changed(c->core), 0;
-	if (dir && lower_target) {
-		place_host(c, b, LAYER_UPPER);
-		make_opaque(c, b->host);
-	}
+	if (dir && lower_target)
+		make_opaque(c, b);
 	if (exists && target.st_dev == c->core->plan->upper_dev)
 		forget(c, &target);
 	r = hide_lower(c, a);

@@ -108,7 +108,7 @@ struct plan {
 	uint32_t lower_uid;          /* owner of the lower tree */
 	uint64_t upper_dev, lower_dev;
 	uint32_t loader, state, work, changes, record, hostname, sockets, cwd; /* strings */
-	uint32_t loader_len;
+	uint32_t strings_used;
 	struct mount mounts[MAX_MOUNTS];
 	char strings[PLAN_STRINGS];
 
@@ -197,11 +197,14 @@ struct call {
 
 /* ---- plan.c ------------------------------------------------------------------------------------------- */
 
-const char *plan_parse(struct plan *plan, const char *text, size_t n); /* NULL, or what is wrong */
+/* NULL, or what is wrong. `partial`: only ids and working directory are needed, for a command that joins. */
+const char *plan_parse(struct plan *plan, const char *text, size_t n, bool partial);
 long plan_inspect(struct plan *plan, const char **what);
 /* Maps the state file (made and sized when `make`), the record of changes. */
 long plan_map(struct core *k, const char *state, bool make);
 long plan_map_changes(struct core *k, bool make);
+/* Puts the mounts where the guest's links lead, one after the other, and makes the targets that are not there. */
+long plan_place_mounts(struct call *c, const char **what);
 
 /* ---- guest memory: provided by the front end ---------------------------------------------------------- */
 
@@ -279,7 +282,7 @@ long clear_whiteout(struct call *c, struct place *p);
 /* After the upper's entry is gone: hides the lower's, where there is one. */
 long hide_lower(struct call *c, struct place *p);
 bool lower_has(struct call *c, const struct place *p, struct stat *st);
-void make_opaque(struct call *c, const char *host);
+void make_opaque(struct call *c, const struct place *p);
 /* 0, -ENOTEMPTY */
 long merged_empty(struct call *c, struct place *p, bool remove_whiteouts);
 /* Before a change of the thing: EROFS, copy-up. `found` must hold. */

@@ -6,7 +6,7 @@
  *   loader|state|work|changes|record|hostname|sockets|cwd TEXT
  *   options N  uid N  gid N  group N (repeated)
  */
-#include "core/core.h"
+#include "core/calls.h"
 
 struct reader {
 	const char *at, *end;
@@ -74,7 +74,7 @@ static void add_mount(struct reader *r)
 	p->n_mounts++;
 }
 
-const char *plan_parse(struct plan *plan, const char *text, size_t n)
+const char *plan_parse(struct plan *plan, const char *text, size_t n, bool partial)
 {
 	struct { const char *key; uint32_t *to; bool path; } texts[] = {
 		{ "loader", &plan->loader, true }, { "state", &plan->state, true }, { "work", &plan->work, true },
@@ -108,7 +108,8 @@ const char *plan_parse(struct plan *plan, const char *text, size_t n)
 		if (!known && !r.error)
 			r.error = "a key is not known";
 	}
-	if (!r.error && (!plan->n_mounts || plan->mounts[0].guest_len || !plan->loader || !plan->state))
+	plan->strings_used = r.used;
+	if (!r.error && !partial && (!plan->n_mounts || plan->mounts[0].guest_len || !plan->loader || !plan->state))
 		r.error = "root, loader or state is missing";
 	if (r.error)
 		return r.error;
@@ -140,6 +141,70 @@ long plan_inspect(struct plan *plan, const char **what)
 		plan->lower_uid = st.st_uid;
 	}
 	return r;
+}
+
+/* The target of mount i as a path of the root so far: made where it is missing, except below what is read-only. */
+static long place_mount(struct call *c, const struct mount *m, const char *target)
+{
+	struct place *p = &c->w->a;
+	char *text = c->w->b.guest;
+	size_t n = str_copy(text, target, GUEST_MAX);
+	long r;
+
+	for (size_t i = 1; i <= n; i++) { /* the directories above */
+		if (text[i] != '/')
+			continue;
+		text[i] = 0;
+		c->nr = __NR_mkdirat;
+		c->a[0] = (unsigned long)AT_FDCWD;
+		c->a[1] = (unsigned long)text;
+		c->a[2] = 0755;
+		r = resolve_text(c, AT_FDCWD, text, i, FOLLOW, p);
+		if (r || (!p->found && !p->mounted && lookup(c, p)))
+			core_call(c);
+		text[i] = '/';
+	}
+	r = resolve_text(c, AT_FDCWD, text, n, FOLLOW, p);
+	if (r || p->mounted || p->found || !lookup(c, p))
+		return r;
+	c->a[0] = (unsigned long)AT_FDCWD;
+	c->a[1] = (unsigned long)text;
+	c->a[2] = m->flags & MOUNT_FILE ? S_IFREG | 0644 : 0755;
+	c->a[3] = 0;
+	c->nr = m->flags & MOUNT_FILE ? __NR_mknodat : __NR_mkdirat;
+	core_call(c); /* where it cannot be made it is reachable all the same, only not listed */
+	return resolve_text(c, AT_FDCWD, text, n, FOLLOW, p);
+}
+
+long plan_place_mounts(struct call *c, const char **what)
+{
+	struct plan *plan = c->core->plan;
+	uint32_t n = plan->n_mounts;
+
+	for (uint32_t i = 1; i < n; i++) {
+		struct mount *m = &plan->mounts[i];
+		const char *target = plan->strings + m->guest;
+		struct place *p = &c->w->a;
+		long r;
+
+		*what = target;
+		plan->n_mounts = i;
+		changed(c->core);
+		r = place_mount(c, m, target);
+		if (r)
+			return r;
+		if (p->len + 1 + plan->strings_used > PLAN_STRINGS)
+			return -ENOSPC;
+		if (p->len != m->guest_len || memcmp(p->guest, target, p->len)) {
+			m->guest = plan->strings_used;
+			m->guest_len = p->len;
+			memcpy(plan->strings + m->guest, p->guest, p->len + 1U);
+			plan->strings_used += p->len + 1U;
+		}
+	}
+	plan->n_mounts = n;
+	changed(c->core);
+	return 0;
 }
 
 /* Opens, or makes, a file that is mapped whole at a fixed address. */

@@ -71,10 +71,36 @@ enum kind upper_kind(struct call *c, const char *guest, size_t n, int mount)
 	return IN_MERGED;
 }
 
-void make_opaque(struct call *c, const char *host)
+/* Marks the upper's new directory p. Where the file system has no such attributes, each lower name is hidden. */
+void make_opaque(struct call *c, const struct place *p)
 {
-	(void)c;
-	sys_setxattr(host, OPAQUE_XATTR, "y", 1, 0);
+	char *buf = c->w->rest;
+	struct place *t = &c->w->c;
+	long fd, n;
+
+	host_path(c->core, p->mount, LAYER_UPPER, p->guest, p->len, c->w->text);
+	if (!sys_setxattr(c->w->text, OPAQUE_XATTR, "y", 1, 0))
+		return;
+	host_path(c->core, p->mount, LAYER_LOWER, p->guest, p->len, c->w->text);
+	fd = sys_open(c->w->text, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW, 0);
+	if (fd < 0)
+		return;
+	memcpy(t, p, offsetof(struct place, host));
+	while ((n = sys_getdents64((int)fd, buf, sizeof c->w->rest)) > 0)
+		for (char *s = buf; s < buf + n; s += ((struct linux_dirent64 *)s)->d_reclen) {
+			const char *name = ((struct linux_dirent64 *)s)->d_name;
+			size_t len = strlen(name);
+
+			if (str_eq(name, ".") || str_eq(name, "..") || p->len + len + 2 > GUEST_MAX)
+				continue;
+			t->guest[p->len] = '/';
+			memcpy(t->guest + p->len + 1, name, len + 1);
+			t->len = (uint16_t)(p->len + 1 + len);
+			t->kind = IN_MERGED;
+			t->direct = false;
+			hide_lower(c, t);
+		}
+	sys_close((int)fd);
 }
 
 long temp_name(struct call *c, char *to)

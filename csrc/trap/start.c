@@ -2,7 +2,7 @@
  *
  *   udk-trap run FD ARGV...   reads the plan's description from FD, makes the state file, installs the filter and
  *                             runs ARGV in the container
- *   udk-trap join STATE ARGV...   the same in the container whose state file this is
+ *   udk-trap join STATE FD ARGV...   the same in the container whose state file this is; FD has ids and directory
  *   udk-trap probe            0 when the mechanism works here: a filter, a trap, and the way back
  *
  * Started with the engine's mark in argv[0] it is the loader: one of its own execve calls got it here.
@@ -24,19 +24,27 @@ NORETURN static void fail(const char *what, const char *name, long error)
 
 static char description[256 * 1024];
 
-static void make_plan(int fd)
+static struct plan plan;
+
+static void read_plan(int fd, bool partial)
 {
-	static struct plan plan;
 	ssize n = read_full(fd, description, sizeof description);
-	const char *error, *what;
-	long r;
+	const char *error;
 
 	sys_close(fd);
 	if (n < 0 || n == sizeof description)
 		fail("the plan's description", "cannot be read", n < 0 ? n : 0);
-	error = plan_parse(&plan, description, (size_t)n);
+	error = plan_parse(&plan, description, (size_t)n, partial);
 	if (error)
 		fail("the plan's description is wrong:", error, 0);
+}
+
+static void make_plan(void)
+{
+	struct call c = { .core = &self.core };
+	const char *what;
+	long r;
+
 	r = plan_inspect(&plan, &what);
 	if (r)
 		fail("the root directory", what, r);
@@ -52,6 +60,11 @@ static void make_plan(int fd)
 	r = owner_load_record(&self.core);
 	if (r)
 		fail("the image's record", plan.strings + plan.record, r);
+	c.w = slot_take();
+	r = plan_place_mounts(&c, &what);
+	if (r)
+		fail("the mount at", what, r);
+	slot_give(c.w);
 }
 
 /* The command as the guest's PATH finds it. */
@@ -59,7 +72,6 @@ static long exec_command(char **argv, char **envp)
 {
 	const char *path = env_get(envp, "PATH");
 	struct call c = { .core = &self.core, .w = slot_take() };
-	char *candidate = c.w->text;
 	long r = -ENOENT, seen = 0;
 	static char full[GUEST_MAX];
 
@@ -67,7 +79,6 @@ static long exec_command(char **argv, char **envp)
 		return do_exec(&c, AT_FDCWD, argv[0], argv, envp, 0);
 	if (!path)
 		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-	(void)candidate;
 	while (*path) {
 		size_t n = 0;
 
@@ -85,18 +96,37 @@ static long exec_command(char **argv, char **envp)
 	return seen ? seen : r;
 }
 
+static void make_directories(struct call *c, const char *path)
+{
+	static char text[GUEST_MAX];
+	size_t n = str_copy(text, path, sizeof text);
+
+	for (size_t i = 1; i <= n && i < sizeof text; i++) {
+		char end = text[i];
+
+		if (end && end != '/')
+			continue;
+		text[i] = 0;
+		c->nr = __NR_mkdirat;
+		c->a[0] = (unsigned long)AT_FDCWD;
+		c->a[1] = (unsigned long)text;
+		c->a[2] = 0755;
+		core_call(c);
+		text[i] = end;
+	}
+}
+
 NORETURN static void run(char **argv, char **envp)
 {
 	struct core *k = &self.core;
-	struct plan *plan = k->plan;
-	const char *cwd = plan_text(k, plan->cwd);
+	const char *cwd = plan.strings + plan.cwd;
 	struct call c = { .core = k };
 	long r;
 
-	k->ids = (struct ids){ plan->uid, plan->uid, plan->uid, plan->uid, plan->gid, plan->gid, plan->gid, plan->gid, plan->n_groups, { 0 } };
-	memcpy(k->ids.groups, plan->groups, sizeof plan->groups);
+	k->ids = (struct ids){ plan.uid, plan.uid, plan.uid, plan.uid, plan.gid, plan.gid, plan.gid, plan.gid, plan.n_groups, { 0 } };
+	memcpy(k->ids.groups, plan.groups, sizeof plan.groups);
 	own_memory_init();
-	r = filter_install(plan);
+	r = filter_install(k->plan);
 	if (r)
 		fail("this node refuses", "the system-call filter", r);
 	if (!argv[0])
@@ -105,6 +135,12 @@ NORETURN static void run(char **argv, char **envp)
 	c.a[0] = (unsigned long)(*cwd ? cwd : "/");
 	c.nr = __NR_chdir;
 	r = core_call(&c);
+	if (r == -ENOENT && *cwd) { /* as image builders expect, a missing working directory is made */
+		make_directories(&c, cwd);
+		c.a[0] = (unsigned long)cwd;
+		c.nr = __NR_chdir;
+		r = core_call(&c);
+	}
 	slot_give(c.w);
 	if (r)
 		fail("the working directory", cwd, r);
@@ -115,22 +151,14 @@ NORETURN static void run(char **argv, char **envp)
 
 /* ---- probe -------------------------------------------------------------------------------------------- */
 
-static volatile int probe_trapped;
-extern void probe_entry(void);
-
-int on_probe(int sig, struct info *info, struct frame *f);
-
 /* Tries what the engine rests on, in this very process: a trap by the filter, and its answer. The instruction is
  * executed from outside of the exempt text. */
 static int probe(void)
 {
-	static struct plan plan;
-	static char text[64] = "mount\0" "0\0\0\0\0" "loader\0/\0";
 	unsigned long args[6] = { (unsigned long)"/udk-probe", 0, 0, 0, 0, 0 };
 	long (*outside)(long, const unsigned long *) = (long (*)(long, const unsigned long *))(PLAN_AT - 4096);
 	long r;
 
-	(void)text;
 	plan.options = OPT_FAST_RETURN;
 	plan.n_mounts = 1;
 	plan.mounts[0].flags = MOUNT_CACHE;
@@ -172,18 +200,22 @@ int main(int argc, char **argv, char **envp)
 	if (argc == 2 && str_eq(argv[1], "probe"))
 		return probe();
 	if (argc >= 4 && str_eq(argv[1], "run") && parse_u64(argv[2], 10, &fd)) {
-		make_plan((int)fd);
+		read_plan((int)fd, false);
+		make_plan();
 		run(argv + 3, envp);
 	}
-	if (argc >= 4 && str_eq(argv[1], "join")) {
-		long r = plan_map(&self.core, argv[2], false);
+	if (argc >= 5 && str_eq(argv[1], "join") && parse_u64(argv[3], 10, &fd)) {
+		long r;
+
+		read_plan((int)fd, true);
+		r = plan_map(&self.core, argv[2], false);
 		if (!r)
 			r = plan_map_changes(&self.core, false);
 		if (r)
 			fail("the container's state", argv[2], r);
-		run(argv + 3, envp);
+		run(argv + 4, envp);
 	}
-	say(2, "usage: udk-trap run FD COMMAND... | join STATE COMMAND... | probe\n");
+	say(2, "usage: udk-trap run FD COMMAND... | join STATE FD COMMAND... | probe\n");
 	return EXIT_UDK;
 }
 

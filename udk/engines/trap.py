@@ -1,0 +1,267 @@
+"""The ``trap`` engine: no namespaces, no ptrace, no privileges; system calls are intercepted inside the
+payload's own processes.
+
+This module describes one run to ``udk-trap`` (``csrc/trap``, over ``csrc/core``): the root, the mounts, who the
+payload is. The description goes through a descriptor; the program makes of it the state file that every
+process of the container maps. What it rests on is in ``docs/adr/trap-engine.md``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from udk.engines.base import Engine, Launch
+from udk.engines.guard import NATIVE
+from udk.errors import EngineError, UdkError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udk.runtime.spec import Mount, RunSpec
+
+LOADER = os.path.join(NATIVE, "udk-trap")
+
+# csrc/core/core.h: enum mount_flags, enum plan_options
+_RO, _FILE, _UNION, _PROC, _CACHE = 1, 2, 4, 8, 16
+_PATCH, _FAST_RETURN, _FAKE_ROOT, _OWNERS, _WHITEOUT_FILE = 1, 2, 4, 8, 16
+_NO_NETWORK = 64
+
+_ST_NOEXEC = 8
+_MAX_MOUNTS = 128
+_STATE = "trap"  # a link beside the upper, to the directory of the run's state
+
+
+class TrapEngine(Engine):
+    name = "trap"
+    aliases = ("T1",)
+    capabilities = frozenset(("overlay", "readonly", "hostname", "static", "fake-root"))
+
+    def probe(self) -> str:
+        if not os.path.exists(LOADER):
+            return f"{LOADER} is not there; install udk anew, with a C compiler at hand"
+        if sys.platform != "linux" or os.uname().machine != "x86_64":
+            return f"not yet for {os.uname().machine}; use another engine"
+        pid = os.fork()
+        if pid == 0:
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd in (0, 1, 2):
+                os.dup2(null, fd)
+            try:
+                os.execv(LOADER, [LOADER, "probe"])  # noqa: S606
+            finally:
+                os._exit(126)
+        _, status = os.waitpid(pid, 0)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
+            return ""
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 126:
+            return f"{LOADER} cannot be executed; install udk on a file system without noexec"
+        return "a system-call filter with traps does not work here (seccomp is refused, or this is an emulator)"
+
+    def reasons_against(self, spec: RunSpec) -> list[str]:
+        reasons = []
+        if len(spec.root.lower) > 1:
+            reasons.append("the root has several lower trees")
+        if spec.identity.subids:
+            reasons.append("subordinate ids need user namespaces")
+        if spec.confine:
+            reasons.append("confinement is not implemented in it")
+        if spec.cvmfs and not any(m.target.startswith("/cvmfs") for m in spec.mounts):
+            reasons.append("CVMFS repositories need a mounted /cvmfs")
+        if len(spec.mounts) >= _MAX_MOUNTS - 4:
+            reasons.append(f"more than {_MAX_MOUNTS - 4} mounts")
+        for tree in (*spec.root.lower, spec.root.upper):
+            if tree and os.path.isdir(tree) and os.statvfs(tree).f_flag & _ST_NOEXEC:
+                reasons.append(f"{tree} is on a file system mounted noexec")
+        return reasons
+
+    def launch(self, spec: RunSpec) -> Launch:
+        from udk.engines.plan import to_descriptor
+
+        home = _state_directory(spec)
+        words: list[str] = []
+        options = _PATCH | _FAST_RETURN | _OWNERS
+        if spec.identity.fake_root:
+            options |= _FAKE_ROOT
+        if spec.network == "none":
+            options |= _NO_NETWORK
+        if os.environ.get("UDK_TRAP_PATCH") == "0":
+            options &= ~_PATCH
+        if os.environ.get("UDK_TRAP_FAST_RETURN") == "0":
+            options &= ~_FAST_RETURN
+        words += _root(spec, home)
+        upper = spec.root.upper or f"{home}/upper"
+        if spec.root.lower and not _whiteouts_work(os.path.dirname(upper)):
+            options |= _WHITEOUT_FILE
+        for number, mount in enumerate(spec.mounts):
+            words += _mount(mount, f"{home}/{number}")
+        words += ["loader", _loader(home), "state", f"{home}/state", "options", str(options)]
+        words += ["sockets", f"{home}/s" if len(home) < 40 else _short_name(home)]
+        if spec.hostname:
+            words += ["hostname", spec.hostname]
+        words += _who(spec)
+        fd = to_descriptor(_encode(words))
+        return Launch(
+            [LOADER, "run", str(fd), *spec.argv],
+            dict(spec.env),
+            fds=(fd,),
+            plan=(("program", _loader(home)), ("remove", home)),
+        )
+
+    def join(self, spec: RunSpec, pid: int) -> Launch:
+        from udk.engines.plan import to_descriptor
+
+        if not spec.root.upper:
+            raise EngineError("a container without a private layer cannot be joined")
+        try:
+            home = os.readlink(f"{os.path.dirname(spec.root.upper)}/{_STATE}")
+        except OSError as e:
+            raise EngineError(f"the container of process {pid} has no state: {e.strerror}", "see udk ps") from None
+        fd = to_descriptor(_encode(_who(spec)))
+        return Launch(
+            [LOADER, "join", f"{home}/state", str(fd), *spec.argv],
+            dict(spec.env),
+            fds=(fd,),
+            plan=(("program", _loader(home)),),
+        )
+
+    def cleanup(self, spec: RunSpec) -> None:
+        if not spec.root.upper:
+            return
+        link = f"{os.path.dirname(spec.root.upper)}/{_STATE}"
+        try:
+            home = os.readlink(link)
+            os.unlink(link)
+        except OSError:
+            return
+        from udk.engines.guard import remove
+
+        remove([home])
+
+
+def _state_directory(spec: RunSpec) -> str:
+    """A new private directory for the run's state, in memory where there is /dev/shm: it is written all the
+    time and worthless afterwards."""
+    token = os.urandom(6).hex()
+    error: OSError | None = None
+    beside = [os.path.realpath(os.path.dirname(spec.root.upper))] if spec.root.upper else []
+    for parent in ("/dev/shm", *beside, os.environ.get("TMPDIR", "/tmp")):
+        home = f"{parent}/udk-{token}"
+        try:
+            os.mkdir(home, 0o700)
+        except OSError as e:
+            error = e
+            continue
+        if spec.root.upper:
+            link = f"{os.path.dirname(spec.root.upper)}/{_STATE}"
+            try:
+                os.symlink(home, link)
+            except FileExistsError:  # of an earlier run
+                os.unlink(link)
+                os.symlink(home, link)
+            except OSError:
+                pass  # only a later `exec` needs it
+        return home
+    raise EngineError(f"no directory for the container's state: {error}", "set TMPDIR to one you can write")
+
+
+def _short_name(home: str) -> str:
+    """Where links to socket directories go when the state's own path is long."""
+    return f"/tmp/.udk-{os.path.basename(home)[4:]}"
+
+
+def _loader(home: str) -> str:
+    """The engine's program where it can be executed: as installed, or a copy beside the state."""
+    path = os.path.realpath(LOADER)
+    if not os.statvfs(path).f_flag & _ST_NOEXEC:
+        return path
+    if os.statvfs(home).f_flag & _ST_NOEXEC:
+        raise EngineError(f"both {NATIVE} and {home} are mounted noexec", "set TMPDIR to a directory that is not")
+    copy = f"{home}/udk-trap"
+    if not os.path.exists(copy):
+        import shutil
+
+        shutil.copy(path, copy)
+    return copy
+
+
+def _encode(words: list[str]) -> bytes:
+    for word in words:
+        if "\0" in word:
+            raise UdkError(f"a NUL byte in {word!r}", "remove it")
+    return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def _who(spec: RunSpec) -> list[str]:
+    identity = spec.identity
+    words = ["uid", str(identity.uid), "gid", str(identity.gid), "cwd", spec.cwd]
+    for group in identity.groups:
+        words += ["group", str(group)]
+    return words
+
+
+def _real(path: str) -> str:
+    """A host path as the kernel reports it; "" for the root itself."""
+    if not path.startswith("/"):
+        raise UdkError(f"{path}: a root directory must be an absolute path")
+    return os.path.realpath(path).rstrip("/")
+
+
+def _root(spec: RunSpec, home: str) -> list[str]:
+    root = spec.root
+    flags = _CACHE | (_RO if root.readonly else 0)
+    if not root.lower:
+        return ["mount", str(flags), "", _real(root.upper), ""]
+    lower = _real(root.lower[0])
+    record = root.records[0] if root.records else ""
+    words = ["record", os.path.realpath(record)] if record else []
+    if root.upper:
+        upper, work = _real(root.upper), _real(root.work)
+        changes = root.changes or f"{os.path.dirname(upper)}/changes"
+    else:  # what is written lives as long as the run, in memory where possible
+        upper, work, changes = f"{home}/upper", f"{home}/work", f"{home}/changes"
+        os.mkdir(upper, 0o755)
+        os.mkdir(work, 0o700)
+    words += ["work", work, "changes", os.path.realpath(changes)]
+    return [*words, "mount", str(flags | _UNION), "", upper, lower]
+
+
+def _whiteouts_work(directory: str) -> bool:
+    """Whether a 0:0 device can be made there: Linux >= 5.8 lets everybody, not every file system does."""
+    path = f"{directory}/.whiteout-{os.getpid()}"
+    try:
+        os.mknod(path, 0o020000, 0)
+        os.unlink(path)
+    except OSError:
+        return False
+    return True
+
+
+def _mount(m: Mount, private: str) -> list[str]:
+    """The words for one mount; ``private`` is a name that it may use in the state directory."""
+    flags = _RO if m.readonly else 0
+    target = os.path.normpath("/" + m.target.lstrip("/"))
+    if m.kind == "bind":
+        if not m.source.startswith("/"):
+            raise UdkError(f"{m.source}: the source of a bind must be an absolute path")
+        if not os.path.lexists(m.source):
+            if "optional" in m.options:
+                return []
+            raise EngineError(f"{m.source} does not exist on this host")
+        source = _real(m.source)
+        if not os.path.isdir(source or "/"):
+            flags |= _FILE
+    elif m.kind == "file":
+        with open(private, "w", encoding="utf-8", errors="surrogateescape") as f:
+            f.write(m.content)
+        source, flags = private, flags | _FILE
+    elif m.kind in ("tmpfs", "shm"):
+        mode = next((o[5:] for o in m.options if o.startswith("mode=")), "1777")
+        os.mkdir(private)
+        os.chmod(private, int(mode, 8))
+        source = private
+    elif m.kind in ("proc", "dev", "sys", "devpts"):
+        source = {"proc": "/proc", "dev": "/dev", "sys": "/sys", "devpts": "/dev/pts"}[m.kind]
+        flags |= _PROC if m.kind == "proc" else 0
+    else:
+        raise UdkError(f"unknown kind of mount {m.kind} for {m.target}")
+    return ["mount", str(flags), target, source, ""]
