@@ -28,8 +28,11 @@ static struct plan plan;
 
 static void read_plan(int fd, bool partial)
 {
-	ssize n = read_full(fd, description, sizeof description);
 	const char *error;
+	ssize n;
+
+	sys_lseek(fd, 0, SEEK_SET); /* a memfd's writer leaves it at the end; a pipe does not mind */
+	n = read_full(fd, description, sizeof description);
 
 	sys_close(fd);
 	if (n < 0 || n == sizeof description)

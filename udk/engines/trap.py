@@ -55,7 +55,9 @@ class TrapEngine(Engine):
             return ""
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 126:
             return f"{LOADER} cannot be executed; install udk on a file system without noexec"
-        return "a system-call filter with traps does not work here (seccomp is refused, or this is an emulator)"
+        return (
+            "a system-call filter with traps does not work here (seccomp is refused, or this is an emulator)"
+        )
 
     def reasons_against(self, spec: RunSpec) -> list[str]:
         reasons = []
@@ -115,7 +117,9 @@ class TrapEngine(Engine):
         try:
             home = os.readlink(f"{os.path.dirname(spec.root.upper)}/{_STATE}")
         except OSError as e:
-            raise EngineError(f"the container of process {pid} has no state: {e.strerror}", "see udk ps") from None
+            raise EngineError(
+                f"the container of process {pid} has no state: {e.strerror}", "see udk ps"
+            ) from None
         fd = to_descriptor(_encode(_who(spec)))
         return Launch(
             [LOADER, "join", f"{home}/state", str(fd), *spec.argv],
@@ -175,7 +179,9 @@ def _loader(home: str) -> str:
     if not os.statvfs(path).f_flag & _ST_NOEXEC:
         return path
     if os.statvfs(home).f_flag & _ST_NOEXEC:
-        raise EngineError(f"both {NATIVE} and {home} are mounted noexec", "set TMPDIR to a directory that is not")
+        raise EngineError(
+            f"both {NATIVE} and {home} are mounted noexec", "set TMPDIR to a directory that is not"
+        )
     copy = f"{home}/udk-trap"
     if not os.path.exists(copy):
         import shutil
