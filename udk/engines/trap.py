@@ -1,8 +1,8 @@
 """The ``trap`` engine: no namespaces, no ptrace, no privileges; system calls are intercepted inside the
 payload's own processes.
 
-This module describes one run to ``udk-trap`` (``csrc/trap``, over ``csrc/core``): the root, the mounts, who the
-payload is. The description goes through a descriptor; the program makes of it the state file that every
+This module describes one run to ``udk-trap`` (``csrc/trap``, over ``csrc/core``): the root, the mounts, who
+the payload is. The description goes through a descriptor; the program makes of it the state file that every
 process of the container maps. What it rests on is in ``docs/adr/trap-engine.md``.
 """
 
