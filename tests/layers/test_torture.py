@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LONG = {"names/" + "/".join(["long"] * n) for n in range(1, 41)}
+ALL = (*torture.LAYERS, torture.DUPLICATES, torture.ODD_LAYER)
 WRAPS: dict[str, list[Callable[[bytes], bytes]]] = {
-    "gzip": [t.gz] * 4,
-    "zstd": [t.zst] * 4,
-    "plain": [bytes] * 4,
-    "mixed": [t.gz, t.zst, bytes, t.gz],
+    "gzip": [t.gz] * 5,
+    "zstd": [t.zst] * 5,
+    "plain": [bytes] * 5,
+    "mixed": [t.gz, t.zst, bytes, t.gz, t.zst],
 }
 
 
@@ -33,9 +34,7 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     try:
         (tmp_path / "s").mkdir(mode=0o755)
         with TreeBuilder(str(tmp_path / "s")) as builder:
-            for layer, wrap in zip(
-                (*torture.LAYERS, torture.ODD_LAYER), WRAPS.get(request.param, WRAPS["gzip"])
-            ):
+            for layer, wrap in zip(ALL, WRAPS.get(request.param, WRAPS["gzip"])):
                 builder.apply(Bytes(wrap(layer)), "", t.diff_id(layer))
             builder.finish()
     finally:
@@ -45,7 +44,7 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_the_tree_is_what_was_written_down(tree: Path) -> None:
     got = describe(tree)
-    want = torture.expected(torture.MANIFEST + torture.ODD_MANIFEST)
+    want = torture.expected(torture.MANIFEST + torture.DUPLICATES_MANIFEST + torture.ODD_MANIFEST)
     assert {p for p in got if p in LONG} == LONG
     assert {p: v for p, v in got.items() if p not in LONG} == want
 
@@ -76,7 +75,7 @@ def test_the_record_holds_what_the_disk_does_not_show(tree: Path) -> None:
         assert [e.path.decode("latin-1") for e in record] == [
             "attributes", "attributes.d", "attributes.link", "bin/doas", "bin/su", "bin/wall", "dev/null",
             "dev/sda", "etc/replaced", "etc/shadow", "gone", "gone/su", "home/other", "home/user",
-            "home/user/.profile", "home/user/link", "home/user/private", "var/empty", "var/spool",
+            "home/user/.profile", "home/user/link", "home/user/private", "owner", "var/empty", "var/spool",
         ]  # fmt: skip
         kept = {b"user.comment": b"hello\0world", b"security.capability": b"\1\0\0\2" + bytes(16)}
         for name in ("attributes", "attributes.link"):
@@ -96,7 +95,7 @@ def test_two_builds_are_the_same(tmp_path: Path) -> None:
     for n in "ab":
         (tmp_path / n).mkdir()
         with TreeBuilder(str(tmp_path / n)) as builder:
-            for layer in (*torture.LAYERS, torture.ODD_LAYER):
+            for layer in ALL:
                 builder.apply(Bytes(layer), "", None)
             builder.finish()
         records.append([(tmp_path / n / f).read_bytes() for f in ("record", "tree.json")])

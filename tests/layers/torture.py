@@ -18,8 +18,8 @@ BASE = t.tar(
     t.file(b"./bin/sh", b"#!shell", mode=0o755, mtime=OLD),
     t.file(b"./bin/su", b"#!su", mode=0o4755, mtime=OLD),
     t.file(b"./bin/wall", b"#!wall", mode=0o2755, gid=5, mtime=OLD),
-    t.hardlink(b"./bin/ash", b"./bin/sh"),
-    t.hardlink(b"./bin/doas", b"bin/su"),
+    t.hardlink(b"./bin/ash", b"./bin/sh", mode=0o755, mtime=OLD),
+    t.hardlink(b"./bin/doas", b"bin/su", mode=0o4755, mtime=OLD),
     t.directory(b"./etc", 0o755),
     t.file(b"./etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
     t.file(b"./etc/shadow", b"root:*:0::::::\n", mode=0, gid=42, mtime=OLD),
@@ -38,7 +38,7 @@ BASE = t.tar(
     t.file(b"./home/user/.profile", b"umask 022\n", uid=1000, gid=1000),
     t.file(b"./home/user/private", b"", mode=0o200, uid=1000, gid=1000),
     t.symlink(b"./home/user/link", b".profile", uid=1000, gid=1000),
-    t.directory(b"./home/other", 0o3771, uid=4_000_000_000, gid=4_000_000_001),
+    t.directory(b"./home/other", 0o3771, uid=40_000, gid=40_001),
     t.directory(b"./opaque-before", 0o755),
     t.file(b"./opaque-before/old", b"old"),
     t.directory(b"./opaque-before/both", 0o755),
@@ -75,8 +75,6 @@ BASE = t.tar(
     t.gnu_long(b"./names/" + b"long/" * 40 + b"gnu"),
     t.file(b"x", b"14", magic=b"ustar  \0"),
     t.file(b"./names/" + b"long/" * 40 + b"pax", b"15"),
-    t.file(b"./twice", b"first"),
-    t.file(b"./twice", b"second", mode=0o600),
     t.file(b"./empty", b""),
     t.file(b"./block", b"b" * 512),
     t.file(b"./block+1", b"b" * 513),
@@ -114,10 +112,10 @@ CHANGES = t.tar(
 AGAIN = t.tar(
     t.directory(b"gone", 0o700, uid=3),
     t.file(b"gone/back", b"again"),
-    t.hardlink(b"gone/sh", b"bin/ash"),
-    t.hardlink(b"gone/su", b"/bin/su"),
+    t.hardlink(b"gone/sh", b"bin/ash", mode=0o755, mtime=OLD),
+    t.hardlink(b"gone/su", b"/bin/su", mode=0o4755, mtime=OLD),
     t.hardlink(b"gone/through", b"lib/libc.so"),
-    t.hardlink(b"gone/mtab", b"etc/mtab"),
+    t.hardlink(b"gone/mtab", b"etc/mtab", mode=0o777, mtime=OLD),
     t.file(b"bin/sh", b"#!new shell", mode=0o755),
     t.file(b".wh.big"),
     t.file(b"names/.wh.case"),
@@ -127,6 +125,13 @@ AGAIN = t.tar(
     t.symlink(b"chain2", b"/chain3/."),
     t.symlink(b"chain3", b"home/../home/user/../other"),
     t.file(b"chain1/target", b"t"),
+)
+
+# The same name twice in one layer: containers/storage refuses that.
+DUPLICATES = t.tar(
+    t.file(b"twice", b"first", uid=9),
+    t.symlink(b"twice", b"etc/passwd"),
+    t.file(b"twice", b"second", mode=0o600),
 )
 
 # Devices, odd bytes and attributes: peers that run without root skip, refuse or rewrite some of these.
@@ -149,6 +154,7 @@ ODD_LAYER = t.tar(
     t.directory(b"attributes.d"),
     t.hardlink(b"attributes.link", b"attributes"),
     t.file(b".wh..wh.aufs"),
+    t.file(b"owner", b"o", uid=4_000_000_000, gid=4_000_000_001),
     t.file(b"unlisted/parents/file", b"p"),
 )  # fmt: skip
 
@@ -192,7 +198,7 @@ gone/sh                        file  0755 0:0 #!shell
 gone/su                        file  4755 0:0 #!su
 gone/through                   file  0644 0:0 libc
 home                           dir   0755 0:0
-home/other                     dir   3771 4000000000:4000000001
+home/other                     dir   3771 40000:40001
 home/other/target              file  0644 0:0 t
 home/user                      dir   0700 1000:1000
 home/user/.profile             file  0644 1000:1000 umask 022\n
@@ -225,13 +231,16 @@ opaque-before/both/new         file  0644 0:0 new
 opaque-before/new              file  0644 0:0 new
 subsecond                      file  0644 0:0 x
 tmp                            dir   1777 0:0
-twice                          file  0600 0:0 second
 usr                            dir   0755 0:0
 usr/lib                        dir   0755 0:0
 usr/lib/libc.so                file  0644 0:0 libc
 var                            dir   0755 0:0
 var/empty                      dir   0111 0:0
 var/spool                      dir   2775 0:12
+"""
+
+DUPLICATES_MANIFEST = r"""
+twice                          file  0600 0:0 second
 """
 
 ODD_MANIFEST = r"""
@@ -242,6 +251,7 @@ names/caf\xe9                  file  0644 0:0 4
 attributes                     file  0644 0:0 a
 attributes.d                   dir   0755 0:0
 attributes.link                file  0644 0:0 a
+owner                          file  0644 4000000000:4000000001 o
 unlisted                       dir   0755 0:0
 unlisted/parents               dir   0755 0:0
 unlisted/parents/file          file  0644 0:0 p
