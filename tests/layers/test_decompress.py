@@ -176,7 +176,7 @@ def test_a_stream_that_is_not_what_was_promised() -> None:
     for other, match in (
         (packed + b"\0", "has more than"),
         (packed[:-1], "bytes, its descriptor says"),
-        (b"\x1f\x8b" + packed[2:9] + b"\xff" + packed[10:], "has the digest"),
+        (packed[:9] + bytes([packed[9] ^ 1]) + packed[10:], "has the digest"),
         (packed[:5000] + bytes(100) + packed[5100:], "has the digest"),
     ):
         with pytest.raises(IntegrityError, match=match):
