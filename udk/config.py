@@ -75,6 +75,10 @@ SETTINGS = (
         "pull.parallel", "int", 4, "UDK_PULL_PARALLEL", "blobs fetched at once", bounds=(1, 64)
     ),
     Setting(
+        "pull.insecure", "strs", (), "UDK_INSECURE",
+        "registries that may be plain HTTP or have a certificate that cannot be verified (host or host:port)",
+    ),
+    Setting(
         "pull.policy", "choice", "missing", "UDK_PULL", "when `udk run` asks the registry",
         choices=("always", "missing", "never"),
     ),
@@ -91,6 +95,7 @@ class Config:
     store_lease_days: float
     store_partial_days: float
     pull_parallel: int
+    pull_insecure: tuple[str, ...]
     pull_policy: str
     run_engine: str
     run_scratch: str

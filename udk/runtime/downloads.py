@@ -22,7 +22,8 @@ PARALLEL = 4
 # What is lost of the bytes that a registry has sent when this process is killed: what the kernels on both
 # sides hold of the connections in use. All that was read from them is in the page cache.
 FLUSH_UNIT = 16 << 20
-_JOIN_SECONDS = 5.0
+_JOIN_SECONDS = 1.0
+_VERDICT_SECONDS = 20.0
 _SAMPLES = 8  # chunks before the load is known
 _START_SECONDS = 0.25  # for how long that is waited for
 _FADE = 0.98  # a chunk; how fast the load of the past is forgotten
@@ -272,6 +273,22 @@ class Reader:
         data = os.pread(self._fd, min(size, available - self._position), self._position)
         self._position += len(data)
         return data
+
+    def verdict(self) -> None:
+        """After bytes that made no sense: waits a while until it is known whether they were the blob's.
+        Raises what the download raised, or Restarted, if they were not."""
+        deadline = time.monotonic() + _VERDICT_SECONDS
+        owner, blob = self._downloads, self._blob
+        with owner._changed:
+            while not blob.done and not owner._error and self._epoch == blob.epoch:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return
+                owner._changed.wait(left)
+            if owner._error is not None:
+                raise owner._error
+        if self._epoch != blob.epoch:
+            raise Restarted
 
     def _open(self) -> int:
         final = self._downloads._store.blob_path(self._blob.descriptor.digest)

@@ -66,10 +66,10 @@ class Fetch:
             if not all(store.has_blob(d.digest, d.size) for d in blobs):
                 return None
             config = self._read_config(manifest)
-            with (
-                store.use_tree(image.tree),
-                Downloads(store, _NoSource(), "", blobs, self._progress) as there,
-            ):
+            there = Downloads(
+                store, ImageSource(), "", blobs, self._progress
+            )  # all are here: nothing is asked
+            with store.use_tree(image.tree), there:
                 make_tree(store, image.tree, manifest, config, there, self._progress)
         return image
 
@@ -77,8 +77,15 @@ class Fetch:
         """The image as its source has it now."""
         if source is not None:
             return self._run(source)
-        with open_source(self._reference) as opened:
-            return self._run(opened)
+        if self._reference.is_local:
+            with open_source(self._reference) as opened:
+                return self._run(opened)
+        from udk.registry.client import RegistryClient
+        from udk.registry.options import RegistryOptions
+
+        insecure = self._config.pull_insecure if self._config else ()
+        with RegistryClient(RegistryOptions(insecure=insecure)) as client:
+            return self._run(open_source(self._reference, client))
 
     def _run(self, source: ImageSource) -> StoredImage:
         top, manifest = self._resolve(source)
@@ -109,9 +116,8 @@ class Fetch:
         config = self._read_config(manifest)
         self._check_platform(config)
         key = store.tree_key(config.chain_id)
-        with store.use_tree(key), Downloads(
-            store, source, name, blobs[1:], self._progress, self._parallel
-        ) as downloads:  # fmt: skip
+        downloads = Downloads(store, source, name, blobs[1:], self._progress, self._parallel)
+        with store.use_tree(key), downloads:
             make_tree(store, key, manifest, config, downloads, self._progress)
             downloads.wait()
             self._flush(blobs)
@@ -186,7 +192,3 @@ class Fetch:
                 f"{self._reference.familiar} is for {config.platform}, not for {self._platform}",
                 f"leave --platform out, or use --platform {config.platform}",
             )
-
-
-class _NoSource(ImageSource):
-    """Stands where nothing is to be fetched."""

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from udk.base.locks import Lock
+from udk.errors import UdkError
 from udk.runtime.downloads import Restarted
 
 if TYPE_CHECKING:
@@ -56,7 +57,11 @@ def _build(
         with TreeBuilder(staging) as builder:
             for layer, diff_id in zip(manifest.layers, config.diff_ids):
                 with downloads.open(layer) as reader:
-                    builder.apply(_Counted(reader.read, task.set, done), layer.media_type, diff_id)
+                    try:
+                        builder.apply(_Counted(reader.read, task.set, done), layer.media_type, diff_id)
+                    except UdkError:
+                        reader.verdict()  # whether it was the right bytes that could not be unpacked
+                        raise
                 done += layer.size
             downloads.wait()
             builder.finish()
