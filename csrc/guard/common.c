@@ -44,7 +44,7 @@ static void close_between(unsigned from, unsigned to)
 {
 	struct rlimit64 files = { 65536, 65536 };
 
-	if (from > to || sys_close_range(from, to, 0) != -ENOSYS)
+	if (sys_close_range(from, to, 0) != -ENOSYS)
 		return;
 	sys_prlimit(0, RLIMIT_NOFILE, NULL, &files);
 	for (uint64_t fd = from; fd <= MIN(to, MIN(files.rlim_max, 1U << 20)); fd++)
@@ -60,7 +60,8 @@ void close_all_but(const int *keep, size_t n)
 		for (size_t i = 0; i < n; i++)
 			if (keep[i] >= from && (next < 0 || keep[i] < next))
 				next = keep[i];
-		close_between((unsigned)from, next < 0 ? ~0U : (unsigned)next - 1);
+		if (next != from)
+			close_between((unsigned)from, next < 0 ? ~0U : (unsigned)next - 1);
 		if (next < 0)
 			return;
 		from = next + 1;

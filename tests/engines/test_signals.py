@@ -68,7 +68,7 @@ def test_a_handler_gets_the_signal_once_and_its_status_wins(box: Box, mode: str,
 @pytest.mark.parametrize("mode", MODES)
 def test_a_signal_to_the_process_group_arrives_once(box: Box, mode: str) -> None:
     """Batch systems and timeout(1) signal the whole group: guard, keeper and payload."""
-    guard = start(box, mode, "await", str(int(signal.SIGUSR2)), "12", process_group=0)
+    guard = start(box, mode, "await", str(int(signal.SIGUSR2)), "12", preexec_fn=os.setpgrp)
     assert read_line(guard) == b"ready\n"
     os.killpg(guard.pid, signal.SIGUSR2)
     assert finish(guard) == (12, b"1\n")
