@@ -38,7 +38,7 @@ def ps(context: Context) -> None:
         return
     rows = []
     for c, s in found:
-        command = " ".join(c.record["spec"]["argv"])
+        command = " ".join(_spec(c)["argv"])
         rows.append(
             [
                 c.id if whole else c.id[:12],
@@ -161,11 +161,18 @@ def _blob(image: StoredImage) -> str:
     return f"{image.root}/oci/blobs/{algorithm}/{encoded}"
 
 
+def _spec(container: Container) -> dict[str, Any]:
+    """The spec of the last start, or of the first to come, as it is stored."""
+    spec: dict[str, Any] = (container.record["run"] or {}).get("spec") or container.record["spec"]
+    return spec
+
+
 def _describe(container: Container, state: dict[str, Any]) -> dict[str, Any]:
     record = container.record
     return {
         "id": container.id, "name": container.name, "image": record["image"]["reference"],
-        "command": record["spec"]["argv"], "created": output.iso(record["created"]), "state": state["status"],
+        "command": _spec(container)["argv"], "created": output.iso(record["created"]),
+        "state": state["status"],
         "pid": state["pid"], "exit_code": state["exit_code"], "started": output.iso(state["started"]),
         "engine": (record["run"] or {}).get("engine", ""), "ephemeral": record["ephemeral"],
         "labels": record["labels"],
@@ -174,7 +181,7 @@ def _describe(container: Container, state: dict[str, Any]) -> dict[str, Any]:
 
 def _inspect_container(container: Container) -> dict[str, Any]:
     record, state = container.record, container.state()
-    spec = record["spec"]
+    spec = _spec(container)
     running = state["status"] == "running"
     return {
         "Id": container.id,

@@ -42,8 +42,8 @@ class Container:
     ``version``, ``id``, ``name`` ("" for none), ``created`` (Unix time), ``image`` (reference, digest,
     config digest), ``tree`` and ``store`` (the key of the lower tree and the store it is in),
     ``ephemeral``, ``layer`` (directory of the upper), ``labels``, ``options`` and ``words`` (as given),
-    ``config`` (the image's), ``spec`` (the RunSpec of the last start, or of the next), ``run`` (None before
-    the first: ``lease`` path, ``pid``, ``started``, ``engine``, ``stats`` path).
+    ``config`` (the image's), ``spec`` (the RunSpec as it was made), ``run`` (None before the first start:
+    ``lease`` path, ``pid``, ``started``, ``engine``, ``stats`` path, ``spec`` where it differed).
     """
 
     __slots__ = ("path", "record")
@@ -62,9 +62,18 @@ class Container:
 
     @property
     def spec(self) -> RunSpec:
-        """The RunSpec of the last start, or of the next. Raises CorruptStoreError."""
+        """The RunSpec of a start as the container was made. Raises CorruptStoreError."""
+        return self._spec(self.record["spec"])
+
+    @property
+    def run_spec(self) -> RunSpec:
+        """The RunSpec of the last start, if there was one; else :attr:`spec`."""
+        run = self.record["run"] or {}
+        return self._spec(run.get("spec") or self.record["spec"])
+
+    def _spec(self, data: Any) -> RunSpec:
         try:
-            return RunSpec.from_dict(self.record["spec"])
+            return RunSpec.from_dict(data)
         except (ValueError, KeyError) as e:
             raise CorruptStoreError(f"{self.path}/container.json: {e}", f"udk rm -f {self.id[:12]}") from None
 
@@ -87,10 +96,11 @@ class Container:
         if not run:
             return {}
         try:
-            data = jsonlite.loads(read_file(run["stats"] or f"{self.path}/stats.json", 1 << 20))
-        except (OSError, ValueError):
+            path = run["stats"] or f"{self.path}/stats.json"
+            data = jsonlite.loads(read_file(path, 1 << 20))
+            return {"finished": os.stat(path).st_mtime, **data}
+        except (OSError, ValueError, TypeError):
             return {}
-        return data if isinstance(data, dict) else {}
 
     def state(self) -> dict[str, Any]:
         """``status`` (created, running, exited, dead), ``pid``, ``exit_code`` (None where unknown),
@@ -104,7 +114,7 @@ class Container:
         if self.running:
             return {**state, "status": "running", "pid": run["pid"]}
         report = self.stats()
-        code = report.get("exit_code", report.get("status"))
+        code = report.get("exit")
         if isinstance(code, int):
             return {**state, "status": "exited", "exit_code": code, "finished": report.get("finished")}
         return {**state, "status": "dead"}
@@ -260,7 +270,7 @@ class Containers:
     def kill(self, container: Container, patience: float = 10.0) -> None:
         """Ends a running container: its stop signal, then SIGKILL to the guard. Raises ContainerError."""
         run = container.record["run"]
-        for number, seconds in ((container.spec.stop_signal, patience), (9, 5.0)):
+        for number, seconds in ((container.run_spec.stop_signal, patience), (9, 5.0)):
             try:
                 os.kill(run["pid"], number)
             except ProcessLookupError:

@@ -120,6 +120,8 @@ def make(
         "image": f"{image.reference.partition('@')[0]}@{image.digest}", "private": layer,
         "cleanup": (layer, home) if ephemeral else (),
     }  # fmt: skip
+    if not ephemeral and not options.get("stats"):
+        wanted["options"] = {**options, "stats": f"{home}/stats.json"}
     if dry:
         return Prepared(Container(home, {}), make_spec(**wanted, dry=True), [])
     held = [store.use(image)]
@@ -214,8 +216,6 @@ def start_prepared(
     container, spec = prepared.container, prepared.spec
     ephemeral = bool(container.record["ephemeral"])
     try:
-        if not ephemeral and not spec.stats:
-            spec = spec.replace(stats=f"{container.path}/stats.json")
         write_cidfile(options, container.id)
         launch_spec(container, spec, prepared.leases, again.command(container) if again else ())
     except BaseException:
@@ -236,11 +236,16 @@ def launch_spec(
     engine = choose(spec, spec.engine)
     engine.prepare(spec)
     record = container.record
-    record["spec"] = spec.as_dict()
+    as_made, now = record["spec"], spec.as_dict()
     record["run"] = {
         "lease": held[-1].path, "pid": os.getpid(), "started": time.time(), "engine": engine.name,
-        "stats": spec.stats,
+        "stats": spec.stats, "spec": now if now != as_made else None,
     }  # fmt: skip
+    if spec.stats and not record["ephemeral"]:
+        try:
+            os.unlink(spec.stats)  # the last run's: what is there later is this one's
+        except OSError:
+            pass
     container.save(durable=False)
     cpus = record["options"].get("cpuset_cpus")
     if cpus:
@@ -308,8 +313,7 @@ def respec(container: Container, options: Mapping[str, Any], words: list[str]) -
     spec = container.spec
     record = container.record
     if not options and not words:
-        first: RunSpec = spec.replace(cleanup=(), stats=record["options"].get("stats", ""))
-        return first
+        return spec
     return make_spec(
         config=record["config"], options=merge(record["options"], options), words=words or record["words"],
         root=spec.root, container=container.id, name=container.name, image=spec.image,
@@ -335,7 +339,7 @@ def join(container: Container, options: Mapping[str, Any], words: list[str]) -> 
             f"container {container.name or container.id[:12]} is not running", f"udk start {container.name}"
         )
     run_record = container.record["run"]
-    spec = join_spec(container.spec, options, words)
+    spec = join_spec(container.run_spec, options, words)
     engine = by_name(run_record["engine"])
     exec_guard(spec, engine.join(spec, run_record["pid"]), leases=())
 
