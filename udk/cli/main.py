@@ -134,8 +134,20 @@ def dispatch(context: Context) -> int:
     return status if isinstance(status, int) else 0
 
 
+def open_closed_streams() -> None:
+    """Puts /dev/null where the caller closed stdin, stdout or stderr: else the next file opened would be taken for
+    one of them, by us and by the payload."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            if os.open(os.devnull, os.O_RDWR) == fd:
+                os.set_inheritable(fd, True)
+
+
 def main(argv: list[str] | None = None) -> int:
     """``udk``: parses ``argv`` (default: the process's), runs the verb, prints errors; the exit status."""
+    open_closed_streams()
     args = sys.argv[1:] if argv is None else argv
     if "_UDK_COMPLETE" in os.environ:
         from udk.cli.help import complete
