@@ -328,7 +328,7 @@ def test_unreadable_working_directory(udk: Udk, box: str, tmp_path: Path) -> Non
 def test_inherited_descriptors(udk: Udk, box: str) -> None:
     read, write = os.pipe()
     os.set_inheritable(write, True)
-    done = udk("run", box, "sh", "-c", f"echo through >&{write}", close_fds=False, pass_fds=(write,))
+    done = udk("run", box, "sh", "-c", f"echo through >&{write}", pass_fds=(write,))
     os.close(write)
     assert done.status == 0 and os.read(read, 100) == b"through\n"
     os.close(read)

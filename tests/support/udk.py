@@ -3,15 +3,31 @@ environment."""
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def _bytecode() -> str:
+    """Where this session's udk processes keep their bytecode: compiling it each time would take longer than
+    the tests, and the checkout may not be writable."""
+    global _bytecode_directory
+    if not _bytecode_directory:
+        _bytecode_directory = tempfile.mkdtemp(prefix="udk-test-bytecode-")
+        atexit.register(shutil.rmtree, _bytecode_directory, ignore_errors=True)
+    return _bytecode_directory
+
+
+_bytecode_directory = ""
 
 
 class Done(NamedTuple):
@@ -47,7 +63,7 @@ class Udk:
             path.mkdir(parents=True, exist_ok=True)
         self.env = {
             "HOME": str(self.home), "PATH": "/usr/local/bin:/usr/bin:/bin", "TMPDIR": str(self.scratch),
-            "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": str(REPOSITORY), "PYTHONPYCACHEPREFIX": _bytecode(),
         }  # fmt: skip
 
     @property

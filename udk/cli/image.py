@@ -234,5 +234,6 @@ def sweep(store: Store) -> None:
 
     try:
         Containers(store).sweep()
+        store.sweep()
     except StoreError:
         pass  # a store that cannot be written is one where nothing runs

@@ -247,6 +247,8 @@ def launch_spec(
         except OSError:
             pass
     container.save(durable=False)
+    for lease in held[:-1]:  # from here on the record keeps the tree
+        lease.release()
     cpus = record["options"].get("cpuset_cpus")
     if cpus:
         try:
