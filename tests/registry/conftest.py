@@ -46,7 +46,8 @@ def big() -> bytes:
 @pytest.fixture
 def served(tmp_path: Path, big: bytes) -> Iterator[Served]:
     layout = Layout(tmp_path / "layout")
-    image = layout.add_image([{"big": big}, {"etc/os-release": "ID=test\n"}, {"hello": "world"}], "1")
+    layers = [{"big": big}, {"etc/os-release": "ID=test\n"}, {"hello": "world"}]
+    image = layout.add_image(layers, "1", compression=["", "gzip", "zstd"])
     with FaultyRegistry({"team/app": layout.path}) as registry:
         yield Served(registry, layout, image, Reference.parse(f"{registry.host}/team/app:1"))
 
@@ -76,3 +77,20 @@ def client(options: Any) -> Iterator[RegistryClient]:
 
 def descriptor(data: bytes, digest: str, size: int = -1) -> Descriptor:
     return Descriptor("application/octet-stream", Digest.parse(digest), len(data) if size < 0 else size)
+
+
+@pytest.fixture
+def make_mirror(served: Served) -> Iterator[Any]:
+    """Starts further registries with the same images."""
+    started: list[FaultyRegistry] = []
+
+    def make(**details: Any) -> FaultyRegistry:
+        layouts = details.pop("layouts", {"team/app": served.layout.path})
+        registry = FaultyRegistry(layouts, **details)
+        started.append(registry)
+        registry.start()
+        return registry
+
+    yield make
+    for registry in started:
+        registry.stop()

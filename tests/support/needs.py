@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Callable, TypeVar
 
 import pytest
-
-Test = TypeVar("Test", bound=Callable[..., object])
 
 
 def require(*programs: str) -> None:
@@ -26,11 +23,6 @@ def find(program: str) -> str | None:
     return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
-def needs(*programs: str) -> Callable[[Test], Test]:
-    """Marks a test as needing ``programs``: ``@needs("skopeo", "umoci")``."""
-
-    def mark(test: Test) -> Test:
-        marked: Test = pytest.mark.needs(*programs)(test)
-        return marked
-
-    return mark
+def needs(*programs: str) -> pytest.MarkDecorator:
+    """Marks a test (or, as ``pytestmark``, a module) as needing programs: ``@needs("skopeo", "umoci")``."""
+    return pytest.mark.needs(*programs)

@@ -43,9 +43,13 @@ class _Guard:
 
     sock: Any
     host: str
+    is_verified: bool
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
+        self.is_verified = (
+            True  # or our context says otherwise, by the user's choice: urllib3 would warn on stderr
+        )
         if policy.proxied:
             return
         try:
@@ -58,13 +62,22 @@ class _Guard:
             raise RefusedPeer(f"{clean(self.host, 80)} is not contacted: it is {reason}")
 
     def getresponse(self, *args: Any, **kwargs: Any) -> Any:
-        timer = threading.Timer(2 * policy.deadline, shut, (self.sock,))
+        late = threading.Event()
+
+        def stop(sock: Any = self.sock) -> None:
+            late.set()
+            shut(sock)
+
+        timer = threading.Timer(2 * policy.deadline, stop)
         timer.daemon = True
         timer.start()
         try:
-            return super().getresponse(*args, **kwargs)  # type: ignore[misc]
+            answer = super().getresponse(*args, **kwargs)  # type: ignore[misc]
         finally:
             timer.cancel()
+        if late.is_set():  # what was cut off may look like a whole head
+            raise TimeoutError("no whole answer in time")
+        return answer
 
 
 def shut(sock: Any) -> None:

@@ -32,6 +32,7 @@ from udk.registry.answers import next_link, status_error, warning_text
 from udk.registry.auth import Authenticator
 from udk.registry.blob import BlobFetch
 from udk.registry.credentials import CredentialStore
+from udk.registry.failures import UntrustedCertificate
 from udk.registry.options import RegistryOptions, is_loopback
 from udk.registry.peers import origin
 from udk.registry.retry import Retry
@@ -337,7 +338,7 @@ class RegistryClient:
                 failure = failure or e
                 continue
             except RegistryError as e:
-                failure = failure or e
+                failure = e if isinstance(e, UntrustedCertificate) else failure or e
                 if scheme == "https" and ref.api_host not in self._schemes:
                     continue  # insecure registries are tried with TLS first
                 break

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
+
 import requests
+from urllib3.exceptions import IncompleteRead
 
 from udk.errors import RegistryError
 from udk.oci.text import clean
+
+
+class UntrustedCertificate(RegistryError):
+    """TLS is spoken, but by nobody we have reason to trust."""
 
 
 def find(error: BaseException | None, kind: type[BaseException], depth: int = 0) -> BaseException | None:
@@ -24,8 +31,6 @@ def find(error: BaseException | None, kind: type[BaseException], depth: int = 0)
 
 
 def is_not_http(error: BaseException) -> bool:
-    import http.client
-
     return find(error, http.client.BadStatusLine) is not None or find(error, ConnectionResetError) is not None
 
 
@@ -35,6 +40,8 @@ def describe(error: BaseException) -> str:
 
     if find(error, socket.timeout) is not None or isinstance(error, requests.exceptions.Timeout):
         return "no answer in time"
+    if find(error, http.client.IncompleteRead) or find(error, IncompleteRead):
+        return "the connection was closed"
     for kind in (socket.gaierror, ConnectionRefusedError, ConnectionError, OSError):
         found = find(error, kind)
         if found is not None and not isinstance(found, requests.RequestException):
@@ -52,7 +59,7 @@ def tls_error(host: str, error: BaseException) -> RegistryError:
     reason = getattr(found, "verify_message", "") or getattr(found, "reason", "") or describe(error)
     reason = str(reason).lower().replace("_", " ")
     if getattr(found, "verify_message", "") or "certificate" in reason or "hostname" in reason:
-        return RegistryError(
+        return UntrustedCertificate(
             f"the certificate of registry {host} is not trusted: {clean(reason, 120)}",
             f"put its authority's certificate into ~/.config/containers/certs.d/{host}/ca.crt",
         )

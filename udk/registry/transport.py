@@ -89,9 +89,7 @@ class Answer:
             except (HTTPError, OSError, ValueError, AttributeError) as e:
                 # ValueError and AttributeError: urllib3 and http.client, when the connection was closed under
                 # them
-                raise BrokenTransfer(
-                    f"the transfer from {host} broke off after {total} bytes: {describe(e)}"
-                ) from None
+                raise BrokenTransfer(f"{_broke(host, total, expected)}: {describe(e)}") from None
             if not chunk:
                 break
             total += len(chunk)
@@ -102,7 +100,7 @@ class Answer:
                     raise BrokenTransfer(f"{host} sends less than {options.min_rate} bytes a second")
                 mark, since = total, now
         if expected is not None and total < expected:
-            raise BrokenTransfer(f"the transfer from {host} broke off after {total} of {expected} bytes")
+            raise BrokenTransfer(f"{_broke(host, total, expected)}: the connection was closed")
 
     def read(self, limit: int, what: str) -> bytes:
         """The whole body, of at most ``limit`` bytes. Raises ProtocolError, naming ``what``, if there is
@@ -254,3 +252,7 @@ class Transport:
             with self._lock:
                 adapter = self._adapters.setdefault((host, insecure), made)
         return adapter
+
+
+def _broke(host: str, total: int, expected: int | None) -> str:
+    return f"the transfer from {host} broke off after {total}{f' of {expected}' if expected else ''} bytes"
