@@ -134,7 +134,7 @@ def spawn(spec: RunSpec, launch: Launch, **options: Any) -> Any:
     import signal
     import subprocess
 
-    mine = {k: options.pop(k) for k in ("leases", "fallback") if k in options}
+    mine: dict[str, Any] = {k: options.pop(k) for k in ("leases", "fallback") if k in options}
     # As in exec_guard: a signal that comes before the guard listens must wait, not kill it unprepared.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     mine["sigmask"] = sum(1 << (s - 1) for s in before)
