@@ -72,7 +72,7 @@ SETTINGS = (
         "for how long an interrupted download is kept for resumption",
     ),
     Setting(
-        "pull.parallel", "int", 4, "UDK_PULL_PARALLEL", "blobs fetched at once", bounds=(1, 64)
+        "pull.parallel", "int", 3, "UDK_PULL_PARALLEL", "blobs fetched at once", bounds=(1, 64)
     ),
     Setting(
         "pull.insecure", "strs", (), "UDK_INSECURE",

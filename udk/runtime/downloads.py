@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from udk.oci.descriptor import Descriptor
     from udk.store import Store
 
-PARALLEL = 4
-# What is lost of the bytes that a registry has sent when this process is killed: what the kernels on both
-# sides hold of the connections in use. All that was read from them is in the page cache.
+PARALLEL = 3
+# What is lost of the bytes that a registry on loopback has sent when this process is killed: what the
+# kernels on both sides hold of the connections in use, 4 MiB for the sender (tcp_wmem) and half a MiB for
+# us each. All that was read from them is in the page cache, and is gone on from.
 FLUSH_UNIT = 16 << 20
 _JOIN_SECONDS = 1.0
 _VERDICT_SECONDS = 20.0
