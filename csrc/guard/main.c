@@ -86,6 +86,7 @@ static void on_message(struct guard *g, const struct message *m, int fd)
 	switch (m->kind) {
 	case MSG_FAILED:
 		g->outcome.failure.class = (enum failure_class)m->value;
+		g->outcome.ran = false; /* also where vfork is but a fork, and STARTED came first */
 		str_copy(g->outcome.failure.text, m->text, sizeof g->outcome.failure.text);
 		break;
 	case MSG_TTY:

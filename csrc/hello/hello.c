@@ -27,6 +27,8 @@ static const char *field(const char *path, const char *name, char *to, size_t si
 			while (*line == ' ' || *line == '\t' || *line == ':')
 				line++;
 			str_copy(to, line, size);
+			for (size_t n = strlen(to); n && to[n - 1] == ' '; n--)
+				to[n - 1] = 0;
 			break;
 		}
 		line = end ? end + 1 : NULL;

@@ -2,7 +2,6 @@
 #ifndef UDK_SYS_CALLS_H
 #define UDK_SYS_CALLS_H
 
-#ifndef UDK_HOSTED
 #include <asm/fcntl.h>
 #include <asm/ioctls.h>
 #include <asm/mman.h>
@@ -30,9 +29,6 @@ struct open_how {
 #define RESOLVE_NO_SYMLINKS 0x04
 #define RESOLVE_BENEATH 0x08
 #define RESOLVE_IN_ROOT 0x10
-#endif
-#else
-#include <linux/openat2.h>
 #endif
 
 typedef struct {

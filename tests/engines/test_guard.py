@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from tests.engines.conftest import HELLO, Box, marked, wait_until
+from udk.engines import guard as guard_module
 from udk.engines import plan
 from udk.engines.base import Launch
-from udk.engines.guard import GUARD, compile_plan, dry_run, kill_by_cookie, remove, spawn
+from udk.engines.guard import compile_plan, dry_run, kill_by_cookie, remove, spawn
 from udk.engines.namespace import NamespaceEngine
 from udk.errors import EngineError, UdkError
 from udk.runtime.spec import Limits, Root
@@ -242,7 +243,7 @@ def run_plan(data: bytes) -> tuple[int, str]:
     try:
         done = subprocess.run(
             ["udk-guard", "run", str(fd)],
-            executable=GUARD,
+            executable=guard_module.GUARD,
             pass_fds=(fd,),
             stderr=subprocess.PIPE,
             check=False,
@@ -291,7 +292,7 @@ def test_encode() -> None:
 
 def test_the_guard_is_for_udk_only() -> None:
     for argv in ([], ["run"], ["run", "x"], ["kill", ""], ["--help"]):
-        done = subprocess.run([GUARD, *argv], stderr=subprocess.PIPE, check=False)
+        done = subprocess.run([guard_module.GUARD, *argv], stderr=subprocess.PIPE, check=False)
         assert done.returncode == 125
         assert done.stderr.startswith(b"udk: error: ")
 
