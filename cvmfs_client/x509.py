@@ -29,6 +29,7 @@ _ALTERNATIVE_NAME = "2.5.29.17"
 _UNDERSTOOD = {_BASIC_CONSTRAINTS, _KEY_USAGE, _ALTERNATIVE_NAME, "2.5.29.37"}
 _KEY_CERT_SIGN = 0x04
 MAX_DEPTH = 8
+MAX_WORK = 500  # signatures looked at for one chain
 
 
 class Certificate(NamedTuple):
@@ -194,34 +195,47 @@ def verify_chain(
     lists = list(revocations)
     pool = [*anchors, *others]
     trusted = {a.der for a in anchors}
+    path: list[bytes] = []
+    work = 0
 
-    def walk(current: Certificate, depth: int) -> str:
+    def walk(current: Certificate) -> str:
         """ "" if a chain was found, else why not."""
+        nonlocal work
         if not current.not_before <= now <= current.not_after:
             return "a certificate of the chain is outside its validity"
         if current.unknown_critical:
             return "a certificate of the chain has a critical extension that is not understood"
         if current.der in trusted:
             return ""
-        if depth > MAX_DEPTH:
+        if len(path) > MAX_DEPTH:
             return "the chain is too long"
+        path.append(current.der)
         reason = "no trusted CA has issued it"
         for issuer in pool:
-            if issuer.subject != current.issuer or not issuer.is_ca or not issuer.may_sign:
+            if (
+                issuer.subject != current.issuer
+                or not issuer.is_ca
+                or not issuer.may_sign
+                or issuer.der in path
+            ):
                 continue
-            if issuer.path_length is not None and issuer.path_length < depth:
+            if issuer.path_length is not None and issuer.path_length < len(path) - 1:
                 continue
+            work += 1
+            if work > MAX_WORK:
+                return "there are too many possible chains"
             if not _signed_by(issuer, current.signature_digest, current.signed, current.signature):
                 continue
             if _revoked(current, issuer, lists):
                 reason = "a certificate of the chain is revoked"
                 continue
-            reason = walk(issuer, depth + 1)
+            reason = walk(issuer)
             if not reason:
                 return ""
+        path.pop()
         return reason
 
-    reason = walk(certificate, 0)
+    reason = walk(certificate)
     if reason:
         raise SignatureError(
             f"the certificate chain cannot be verified: {reason}", "see CVMFS_TRUSTED_CERTS and X509_CERT_DIR"
