@@ -185,7 +185,10 @@ class Reader:
             end = self._at + 1
             while end < len(text) and text[end] not in stop:
                 end += 1
-            parts.append(WordPart("text", text[self._at : end], quoted=quoted))
+            piece = text[self._at : end]
+            if not quoted and ((piece[0] == "~" and not parts) or ":~" in piece or "=~" in piece):
+                raise errors.error("~ for a home directory cannot be evaluated")
+            parts.append(WordPart("text", piece, quoted=quoted))
             self._at = end
 
     def _dollar(self, errors: Errors, quoted: bool) -> WordPart:
