@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Callable, Union, overload
 
-from .authz import authorize
 from .config import Configuration
 from .database import open_database
 from .directory import DirEntry, ScandirIterator, walk
@@ -128,7 +127,10 @@ class Repository(ForkSafe):
             if self._opened is not None and self._opened.reason:
                 raise NetworkError(f"{e.message} ({self._opened.reason})", e.remedy) from e
             raise
-        authorize(tree.root.authz, self.config, self.store, self._environ)
+        if tree.root.authz:
+            from .authz import authorize
+
+            authorize(tree.root.authz, self.config, self.store, self._environ)
         if self._opened is not None:
             self._opener.commit(self._opened)
         return View(tree, self.config, self._environ)
@@ -269,7 +271,9 @@ class Repository(ForkSafe):
             _, _, counter = name.partition("_")
             found[counter] = found.get(counter, 0) + value
         if found:
-            found["entries"] = sum(found.get(k, 0) for k in ("regular", "symlink", "special", "dir"))
+            # a transition point is counted in both of its catalogs
+            kinds = sum(found.get(k, 0) for k in ("regular", "symlink", "special", "dir"))
+            found["entries"] = kinds - found.get("nested", 0)
         return found
 
     # --- paths
