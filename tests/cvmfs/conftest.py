@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,11 +131,12 @@ def published(shared_published: Published) -> Published:
 
 
 @pytest.fixture
-def own_published(tmp_path: Path) -> Iterator[Published]:
-    """A repository that the test may change."""
-    made = make_published(tmp_path / "own")
-    with made.server:
-        yield made
+def own_published(shared_published: Published, tmp_path: Path) -> Iterator[Published]:
+    """A repository that the test may change: a copy of the shared one, as making keys takes long."""
+    top = tmp_path / "own"
+    subprocess.run(["cp", "-a", str(shared_published.tree.parent), str(top)], check=True)
+    with WebServer(top / "www") as server:
+        yield Published(FQRN, top / "tree", top / "www" / "cvmfs" / FQRN, top / "keys", server)
 
 
 @pytest.fixture
