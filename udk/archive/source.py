@@ -216,7 +216,9 @@ class _Walk:
 
 def check_platform(image: Platform, wanted: Platform) -> None:
     """Raises PlatformError unless an image whose config says ``image`` suits ``wanted``."""
-    if image.architecture and wanted.rank(image, "v4") < 0:
+    # No level of x86-64 is refused: the config's is what it was built on, not always what it needs.
+    level = "v4" if wanted.normalized.architecture == "amd64" else ""
+    if image.architecture and wanted.rank(image, level) < 0:
         raise PlatformError(
             f"the image is for {image}, not for {wanted}",
             f"ask for it with --platform {image}, if it can run here",

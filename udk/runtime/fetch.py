@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from udk.archive.source import ImageSource, open_source
+from udk.archive.source import ImageSource, ResolvedImage, check_platform, open_source, resolve_image
 from udk.base.files import fsync_dir, read_file, store_error
 from udk.base.progress import Progress
-from udk.errors import CorruptStoreError, InvalidImageError, PlatformError, StoreError
-from udk.oci.manifest import MAX_NESTING, Index, Manifest, check_runnable, parse_config, parse_manifest
-from udk.oci.platform import Platform, select
+from udk.errors import CorruptStoreError, InvalidImageError, StoreError
+from udk.oci.manifest import Index, Manifest, check_runnable, parse_config, parse_manifest
+from udk.oci.platform import Platform
+from udk.oci.strictjson import MAX_BYTES
 from udk.runtime.downloads import PARALLEL, Downloads, Restarted
 from udk.runtime.trees import make_tree
 from udk.store.refs import StoredImage, platform_file, read_ref, ref_dir
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from udk.config import Config
     from udk.oci.config import ImageConfig
     from udk.oci.descriptor import Descriptor
+    from udk.oci.digest import Digest
     from udk.oci.reference import Reference
     from udk.store import Store
 
@@ -88,14 +90,15 @@ class Fetch:
             return self._run(open_source(self._reference, client))
 
     def _run(self, source: ImageSource) -> StoredImage:
-        top, manifest = self._resolve(source)
+        found = self._resolve(source)
+        manifest = found.manifest
         check_runnable(manifest, self._reference.familiar)
         blobs = {str(d.digest): d for d in (manifest.config, *manifest.layers)}
-        digests = [str(top.digest), str(manifest.digest), *blobs]
-        with self._store.lease("pull", manifest.digest.hex, {"blobs": digests}):
+        digests = [*(str(d) for d, _, _ in found.documents), *blobs]
+        with self._store.lease("pull", found.digest.hex, {"blobs": digests}):
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
-                    return self._fetch(source, top, manifest, list(blobs.values()))
+                    return self._fetch(source, found, list(blobs.values()))
                 except (FileNotFoundError, Restarted):
                     if attempt == _ATTEMPTS:
                         raise StoreError(
@@ -104,17 +107,15 @@ class Fetch:
                         ) from None
         raise AssertionError
 
-    def _fetch(
-        self, source: ImageSource, top: Manifest | Index, manifest: Manifest, blobs: list[Descriptor]
-    ) -> StoredImage:
-        store = self._store
-        store.put_blob(top.digest, top.raw)
-        store.put_blob(manifest.digest, manifest.raw)
+    def _fetch(self, source: ImageSource, found: ResolvedImage, blobs: list[Descriptor]) -> StoredImage:
+        store, manifest = self._store, found.manifest
+        for digest, _, document in found.documents:
+            store.put_blob(digest, document)
         name = str(self._reference)
         with Downloads(store, source, name, blobs[:1], self._progress, 1) as first:
             first.wait()
         config = self._read_config(manifest)
-        self._check_platform(config)
+        check_platform(config.platform, self._wanted)
         key = store.tree_key(config.chain_id)
         downloads = Downloads(store, source, name, blobs[1:], self._progress, self._parallel)
         with store.use_tree(key), downloads:
@@ -123,28 +124,26 @@ class Fetch:
             self._flush(blobs)
             if not store.has_tree(key) or not all(store.has_blob(d.digest, d.size) for d in blobs):
                 raise Restarted
-            return self._file(top, manifest, blobs, key)
+            return self._file(found, blobs, key)
 
     @property
     def _parallel(self) -> int:
         return self._config.pull_parallel if self._config else PARALLEL
 
-    def _file(
-        self, top: Manifest | Index, manifest: Manifest, blobs: list[Descriptor], key: str
-    ) -> StoredImage:
+    def _file(self, found: ResolvedImage, blobs: list[Descriptor], key: str) -> StoredImage:
         image = StoredImage(
-            config_digest=str(manifest.config.digest),
-            digest=str(manifest.digest),
+            config_digest=str(found.manifest.config.digest),
+            digest=str(found.digest),
             familiar=self._reference.familiar,
-            media_type=manifest.media_type,
+            media_type=found.manifest.media_type,
             path=platform_file(self._platform),
-            platform=str(self._platform or Platform.host()),
+            platform=str(self._wanted),
             pulled=time.time(),
             reference=str(self._reference),
             root=self._store.path,
             size=sum(d.size for d in blobs),
-            top_digest=str(top.digest),
-            top_media_type=top.media_type,
+            top_digest=str(found.top_digest),
+            top_media_type=found.documents[0][1],
             tree=key,
             variant=self._variant,
         )
@@ -159,36 +158,47 @@ class Fetch:
             except OSError as e:
                 raise store_error(e, path) from e
 
-    def _resolve(self, source: ImageSource) -> tuple[Manifest | Index, Manifest]:
+    def _resolve(self, source: ImageSource) -> ResolvedImage:
         """What the name stands for, and the image manifest in it that suits the platform."""
-        data, media_type, digest = source.manifest(None)
-        if self._admit:
-            self._admit(self._reference, data, str(digest))
-        what = self._reference.familiar
-        top = found = parse_manifest(data, media_type, what)
-        for _ in range(MAX_NESTING):
-            if isinstance(found, Manifest):
-                return top, found
-            entry = select(found, self._platform or Platform.host())
-            if self._platform is None and entry.platform:
-                self._variant = entry.platform.variant
-            media_type = entry.media_type
-            try:
-                data = read_file(self._store.blob_path(entry.digest))
-                if not entry.digest.matches(data):
-                    raise FileNotFoundError
-            except OSError:
-                data, media_type, _ = source.manifest(entry.digest)
-            found = parse_manifest(data, media_type or entry.media_type, f"{what} ({entry.digest.short})")
-        raise InvalidImageError(f"{what}: indexes within indexes, {MAX_NESTING} deep")
+        found = resolve_image(_Known(source, self._store, self._admit), self._wanted)
+        if self._platform is None and len(found.documents) > 1:
+            index = parse_manifest(found.documents[-2][2], found.documents[-2][1])
+            if isinstance(index, Index):
+                for entry in index.manifests:
+                    if entry.digest == found.digest and entry.platform:
+                        self._variant = entry.platform.variant
+        return found
+
+    @property
+    def _wanted(self) -> Platform:
+        return self._platform or Platform.host()
 
     def _read_config(self, manifest: Manifest) -> ImageConfig:
         data = read_file(self._store.blob_path(manifest.config.digest))
         return parse_config(data, manifest, f"the config of {self._reference.familiar}")
 
-    def _check_platform(self, config: ImageConfig) -> None:
-        if self._platform and config.platform.architecture and self._platform.rank(config.platform) < 0:
-            raise PlatformError(
-                f"{self._reference.familiar} is for {config.platform}, not for {self._platform}",
-                f"leave --platform out, or use --platform {config.platform}",
-            )
+
+class _Known(ImageSource):
+    """A source whose manifests are taken from the store where they are there, and admitted first."""
+
+    def __init__(
+        self, source: ImageSource, store: Store, admit: Callable[[Reference, bytes, str], None] | None
+    ) -> None:
+        self.reference = source.reference
+        self._source = source
+        self._store = store
+        self._admit = admit
+
+    def manifest(self, digest: Digest | None = None) -> tuple[bytes, str, Digest]:
+        if digest is not None:
+            try:
+                data = read_file(self._store.blob_path(digest), MAX_BYTES)
+                if digest.matches(data):
+                    return data, "", digest
+            except (OSError, StoreError):
+                pass
+            return self._source.manifest(digest)
+        data, media_type, found = self._source.manifest()
+        if self._admit:
+            self._admit(self.reference, data, str(found))
+        return data, media_type, found
