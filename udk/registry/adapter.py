@@ -147,7 +147,15 @@ def reader(response: requests.Response) -> Any:
     raw: Any = response.raw
     if hasattr(raw, "read1"):
         return lambda size: raw.read1(size, decode_content=False)
-    return raw._fp.read1
+    inner = raw._fp
+
+    def read(size: int) -> bytes:
+        chunk: bytes = inner.read1(size)
+        if not chunk and inner.length == 0 and not inner.isclosed():
+            inner.read()  # tells http.client that the body is over, so that the connection is kept
+        return chunk
+
+    return read
 
 
 def socket_of(raw: Any) -> Any:

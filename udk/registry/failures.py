@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import socket
+import ssl
 
 import requests
+from urllib3.connection import CertificateError  # type: ignore[attr-defined]
 from urllib3.exceptions import IncompleteRead
 
 from udk.errors import RegistryError
@@ -36,8 +39,6 @@ def is_not_http(error: BaseException) -> bool:
 
 def describe(error: BaseException) -> str:
     """What went wrong, in a few words, from the innermost cause."""
-    import socket
-
     if find(error, socket.timeout) is not None or isinstance(error, requests.exceptions.Timeout):
         return "no answer in time"
     if find(error, http.client.IncompleteRead) or find(error, IncompleteRead):
@@ -53,14 +54,19 @@ def describe(error: BaseException) -> str:
 
 def tls_error(host: str, error: BaseException) -> RegistryError:
     """The error for a TLS connection that could not be made; trying again does not help."""
-    import ssl
-
     found = find(error, ssl.SSLError)
-    reason = getattr(found, "verify_message", "") or getattr(found, "reason", "") or describe(error)
-    reason = str(reason).lower().replace("_", " ")
-    if getattr(found, "verify_message", "") or "certificate" in reason or "hostname" in reason:
+    untrusted = getattr(found, "verify_message", "")
+    if "mismatch" in untrusted.lower() or (not untrusted and find(error, CertificateError) is not None):
         return UntrustedCertificate(
-            f"the certificate of registry {host} is not trusted: {clean(reason, 120)}",
+            f"the certificate of registry {host} is not trusted: name mismatch, it is for another host",
+            "use the name that it is for",
+        )
+    reason = clean(
+        str(untrusted or getattr(found, "reason", "") or describe(error)).lower().replace("_", " "), 120
+    )
+    if untrusted or "certificate" in reason:
+        return UntrustedCertificate(
+            f"the certificate of registry {host} is not trusted: {reason}",
             f"put its authority's certificate into ~/.config/containers/certs.d/{host}/ca.crt",
         )
-    return RegistryError(f"registry {host} cannot be reached with TLS: {clean(reason, 120)}")
+    return RegistryError(f"registry {host} cannot be reached with TLS: {reason}")

@@ -11,8 +11,11 @@ import os
 import ssl
 from typing import TYPE_CHECKING
 
+import urllib3
+
 from udk.errors import ConfigError
 from udk.oci.text import clean, quoted
+from udk.registry.options import bare_host, ip_address
 
 if TYPE_CHECKING:
     from udk.registry.options import RegistryOptions
@@ -52,6 +55,9 @@ class TlsSettings:
         directory = self.directory(host)
         if directory:
             _load_directory(context, directory)
+        if getattr(urllib3, "__version__", "").startswith("1.") and ip_address(bare_host(host)) is not None:
+            # It names no host to TLS then, and compares the address with the certificate itself.
+            context.check_hostname = False
         if insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

@@ -238,8 +238,6 @@ class Transport:
             ) from None
 
     def _proxies(self, url: str) -> dict[str, str]:
-        if self.options.environ.get("UDK_NO_PROXY"):
-            return {}
         return dict(get_environ_proxies(url, no_proxy=None))
 
     def _adapter(self, url: str) -> Adapter:
