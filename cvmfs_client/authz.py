@@ -74,13 +74,16 @@ class Helper:
             stdin.write(pack(message))
             stdin.flush()
             header = stdout.read(8)
-            if len(header) != 8:
-                raise self._broken("it ended")
-            version, length = struct.unpack("=II", header)
-            if version != PROTOCOL or length > MAX_MESSAGE:
-                raise self._broken("it speaks another protocol")
+        except OSError as e:
+            raise self._broken(f"it does not listen ({e.strerror})") from e
+        if len(header) != 8:
+            raise self._broken("it ended")
+        version, length = struct.unpack("=II", header)
+        if version != PROTOCOL or length > MAX_MESSAGE:
+            raise self._broken("it speaks another protocol")
+        try:
             answer = json.loads(stdout.read(length))["cvmfs_authz_v1"]
-        except (OSError, ValueError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError) as e:
             raise self._broken("it gave a malformed answer") from e
         if not isinstance(answer, dict):
             raise self._broken("it gave a malformed answer")

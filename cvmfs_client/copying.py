@@ -47,6 +47,7 @@ class Copier:
         self._progress = progress
         self._lock = threading.Lock()
         self._groups: dict[int, bytes] = {}  # inode number -> local path, for hard links
+        self._turns: dict[int, threading.Lock] = {}
         self._umask = _umask()
         self.errors: list[tuple[str, CvmfsError]] = []
 
@@ -116,8 +117,17 @@ class Copier:
                 raise LocalError(f"{show(path)} is a special file that only root can make")
             self._finish(local, entry)
             return
-        if self._preserve and entry.group and self._link(entry, local):
+        if not (self._preserve and entry.group):
+            self._file(path, entry, local)
             return
+        with self._lock:
+            turn = self._turns.setdefault(entry.ino, threading.Lock())
+        with turn:  # the first of a group is written, the others are linked to it
+            if not self._link(entry, local):
+                self._file(path, entry, local)
+                self._groups[entry.ino] = local
+
+    def _file(self, path: bytes, entry: Entry, local: bytes) -> None:
         part = part_name(os.path.dirname(local) or b".")
         requests = self._repository.tree.requests(path, entry)
         copy_contents(self._repository.store, requests, entry.size, part, self._progress)
@@ -127,13 +137,9 @@ class Copier:
         except BaseException:
             os.unlink(part)
             raise
-        if entry.group:
-            with self._lock:
-                self._groups.setdefault(entry.ino, local)
 
     def _link(self, entry: Entry, local: bytes) -> bool:
-        with self._lock:
-            first = self._groups.get(entry.ino)
+        first = self._groups.get(entry.ino)
         if first is None:
             return False
         part = part_name(os.path.dirname(local) or b".")
