@@ -64,7 +64,8 @@ def test_an_authority_by_variable(
         "import sys; from udk.oci.reference import Reference; from udk.registry.client import *\n"
         "print(RegistryClient().manifest(Reference.parse(sys.argv[1]))[2])"
     )
-    environ = {**os.environ, variable: str(tmp_path / "server" / "cert.pem"), "HOME": str(tmp_path)}
+    environ = {k: v for k, v in os.environ.items() if not k.endswith(("CA_BUNDLE", "CERT_FILE", "CERT_DIR"))}
+    environ.update({variable: str(tmp_path / "server" / "cert.pem"), "HOME": str(tmp_path)})
     ran = subprocess.run(
         [sys.executable, "-c", code, str(at(secure))], env=environ, capture_output=True, text=True, timeout=60
     )
