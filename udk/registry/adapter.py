@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from socket import SO_RCVBUF, SOL_SOCKET
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 
 LOOPBACK_BUFFER = 1 << 18
+
+
+NEAR_BUFFER = 256 << 10
 
 
 class Policy(threading.local):
@@ -60,7 +64,8 @@ class _Guard:
         try:
             peer = self.sock.getpeername()[0]
             if is_loopback(str(peer)):
-                # There is no distance to bridge: what the kernel holds is only what is lost with this process.
+                # There is no distance to bridge: what the kernel holds is only what is lost with this
+                # process.
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOPBACK_BUFFER)
         except (OSError, AttributeError, IndexError):
             return
@@ -115,8 +120,12 @@ class Adapter(HTTPAdapter):
     """requests' adapter with our TLS context (None: plain HTTP) instead of the bundle that requests
     brings."""
 
-    def __init__(self, context: ssl.SSLContext | None, connections: int) -> None:
-        self._tls = {"ssl_context": context} if context is not None else {}
+    def __init__(self, context: ssl.SSLContext | None, connections: int, near: bool = False) -> None:
+        self._tls: dict[str, Any] = {"ssl_context": context} if context is not None else {}
+        if near:
+            # Without latency a large buffer gains nothing, and whatever fills it is lost when we are killed.
+            options = [*HTTPConnection.default_socket_options, (SOL_SOCKET, SO_RCVBUF, NEAR_BUFFER)]
+            self._tls["socket_options"] = options
         super().__init__(pool_connections=4, pool_maxsize=connections)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **kwargs: Any) -> None:

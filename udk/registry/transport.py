@@ -136,7 +136,7 @@ class Transport:
     def __init__(self, options: RegistryOptions) -> None:
         self.options = options
         self._tls = TlsSettings(options)
-        self._adapters: dict[tuple[str, bool], Adapter] = {}
+        self._adapters: dict[tuple[str, bool, bool], Adapter] = {}
         self._lock = threading.Lock()
         self._open: set[Answer] = set()
         self._closed = False
@@ -241,14 +241,16 @@ class Transport:
         return dict(get_environ_proxies(url, no_proxy=None))
 
     def _adapter(self, url: str) -> Adapter:
-        host = host_of(url) if url.startswith("https:") else ""
+        host, near = host_of(url) if url.startswith("https:") else "", is_loopback(host_of(url))
         insecure = bool(host) and self.is_insecure(host)
+        key = (host, insecure, near)
         with self._lock:
-            adapter = self._adapters.get((host, insecure))
+            adapter = self._adapters.get(key)
         if adapter is None:
-            made = Adapter(self._tls.context(host, insecure) if host else None, self.options.connections)
+            context = self._tls.context(host, insecure) if host else None
+            made = Adapter(context, self.options.connections, near)
             with self._lock:
-                adapter = self._adapters.setdefault((host, insecure), made)
+                adapter = self._adapters.setdefault(key, made)
         return adapter
 
 
