@@ -6,7 +6,6 @@ own, and no decoding of bodies, whose bytes are hashed as they came.
 
 from __future__ import annotations
 
-import socket
 import threading
 from socket import SO_RCVBUF, SOL_SOCKET
 from typing import TYPE_CHECKING
@@ -17,7 +16,6 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from udk.oci.text import clean
-from udk.registry.options import is_loopback
 from udk.registry.peers import RefusedPeer, inside
 
 if TYPE_CHECKING:
@@ -25,9 +23,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     import requests
-
-
-LOOPBACK_BUFFER = 1 << 18
 
 
 NEAR_BUFFER = 256 << 10
@@ -56,17 +51,12 @@ class _Guard:
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
-        self.is_verified = (
-            True  # or our context says otherwise, by the user's choice: urllib3 would warn on stderr
-        )
+        # If not, our context says so by the user's choice; urllib3 would warn about it on stderr.
+        self.is_verified = True
         if policy.proxied:
             return
         try:
             peer = self.sock.getpeername()[0]
-            if is_loopback(str(peer)):
-                # There is no distance to bridge: what the kernel holds is only what is lost with this
-                # process.
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOPBACK_BUFFER)
         except (OSError, AttributeError, IndexError):
             return
         reason = inside(str(peer), policy.first) if self.host.strip("[]").lower() != policy.first else ""
