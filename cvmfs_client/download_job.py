@@ -22,6 +22,7 @@ from .errors import CvmfsError, IntegrityError, NetworkError, ObjectNotFoundErro
 T = TypeVar("T")
 
 _BUDGET = 60.0  # s that failing attempts of one job may take together
+_ROUNDS = 3  # times that all hosts may be asked, each through other proxies
 _PAST_CACHES = {"Cache-Control": "no-cache", "Pragma": "no-cache"}
 
 
@@ -66,6 +67,7 @@ class Job(Generic[T]):
         self._done_hosts: set[Host] = set()
         self._done_proxies: set[Proxy] = set()
         self._unclear: set[tuple[Proxy, Host]] = set()
+        self._round = 1
         self._spent = 0.0
 
     def run(self, what: str) -> T:
@@ -94,6 +96,12 @@ class Job(Generic[T]):
         raise self._conclusion(what)
 
     def _next_place(self) -> Optional[tuple[Host, Proxy]]:
+        while True:
+            place = self._place_of_this_round()
+            if place is not None or not self._another_round():
+                return place
+
+    def _place_of_this_round(self) -> Optional[tuple[Host, Proxy]]:
         hosts = [h for h in self._hosts.order() if h not in self._done_hosts]
         while hosts:
             proxy = self._proxies.choose(self._path, frozenset(self._done_proxies))
@@ -104,6 +112,17 @@ class Job(Generic[T]):
                     return host, proxy
             self._done_proxies.add(proxy)
         return None
+
+    def _another_round(self) -> bool:
+        """Whether the hosts are worth asking again: when all of them seem bad, what they were asked through
+        may be what is bad."""
+        suspects = {f.proxy for f in self._failures if f.kind is not Kind.PROXY and f.proxy.url is not None}
+        if self._round >= _ROUNDS or not suspects - self._done_proxies:
+            return False
+        self._done_proxies |= suspects
+        self._done_hosts.clear()
+        self._round += 1
+        return self._proxies.choose(self._path, frozenset(self._done_proxies)) is not None
 
     def _try(self, host: Host, proxy: Proxy) -> T:
         """Attempts at one place: again after what may pass, and once past caches when the data are bad."""
@@ -154,7 +173,7 @@ class Job(Generic[T]):
     def _confirm(self, host: Host, proxy: Proxy) -> None:
         """Something worked: now it is clear who was to blame for what did not."""
         for failure in self._failures:
-            if failure.kind is Kind.EITHER and failure.proxy != proxy:
+            if failure.proxy != proxy and (failure.kind is Kind.EITHER or self._round > 1):
                 self._proxies.failed(failure.proxy, failure.reason)
             elif failure.kind is not Kind.PROXY and failure.host is not host:
                 self._hosts.failed(failure.host, failure.reason, host)
