@@ -135,8 +135,8 @@ def dispatch(context: Context) -> int:
 
 
 def open_closed_streams() -> None:
-    """Puts /dev/null where the caller closed stdin, stdout or stderr: else the next file opened would be taken for
-    one of them, by us and by the payload."""
+    """Puts /dev/null where the caller closed stdin, stdout or stderr: else the next file opened would be
+    taken for one of them, by us and by the payload."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
