@@ -63,3 +63,15 @@ def test_needs_neither_json_nor_re() -> None:
     )
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("text", ["{", "[1", '"a', "[1,]", '{"a"}', "nul", '"\\x"', "[1e]"])
+def test_broken_text_where_json_was_never_imported(text: str) -> None:
+    code = (
+        "import sys; from udk.base import jsonlite\n"
+        "assert 'json' not in sys.modules\n"
+        "try: jsonlite.loads(sys.argv[1])\n"
+        "except ValueError: print('refused')"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code, text], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("refused\n", "")

@@ -25,6 +25,10 @@ class Served:
         self.box = f"{registry.host}/test/box:1"
         self.entry = f"{registry.host}/test/box:entry"
 
+    def registry_is_busy(self, store: Path) -> bool:
+        """Whether bytes of a blob are arriving in ``store``."""
+        return any(p.stat().st_size for p in store.glob("ingest/*/data"))
+
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:

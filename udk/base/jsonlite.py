@@ -55,6 +55,11 @@ def loads(text: str | bytes) -> Any:
         value, end = scan(text, start)
     except StopIteration:
         raise ValueError("empty or broken JSON text") from None
+    except SystemError:  # before Python 3.13 the scanner cannot raise without json.decoder
+        import json
+
+        json.loads(text)
+        raise ValueError("broken JSON text") from None
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
     if text[end:].strip(_WHITESPACE):

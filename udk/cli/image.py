@@ -29,13 +29,6 @@ def pull_one(
     from udk.cli.signals import ending_cleanly
     from udk.runtime.pull import pull
 
-    source = None
-    if context.globals.get("insecure"):
-        from udk.archive.source import open_source
-        from udk.cli.login import registry_options
-        from udk.registry.client import RegistryClient
-
-        source = open_source(reference, RegistryClient(registry_options(context)))
     progress = progress_for(sys.stderr, context.quiet)
     with ending_cleanly():
         try:
@@ -46,7 +39,6 @@ def pull_one(
                 config=config,
                 policy=config.pull_policy,
                 progress=progress,
-                source=source,
             )
         finally:
             progress.close()

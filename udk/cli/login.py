@@ -21,7 +21,7 @@ def registry_options(context: Context) -> RegistryOptions:
     from udk.registry.options import RegistryOptions
 
     return RegistryOptions(
-        insecure=("*",) if context.globals.get("insecure") else (),
+        insecure=context.config().pull_insecure,
         authfile=os.path.abspath(context.options["authfile"]) if context.options.get("authfile") else "",
     )
 

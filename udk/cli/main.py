@@ -67,6 +67,7 @@ class Context:
                 "store.path": os.path.abspath(store) if store else None,
                 "run.engine": self.options.get("engine"),
                 "pull.policy": self.options.get("pull"),
+                "pull.insecure": ("*",) if self.globals.get("insecure") else None,
             },
         )
 

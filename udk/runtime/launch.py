@@ -302,8 +302,9 @@ def start(
     try:
         if removed:
             spec = spec.replace(cleanup=(record["layer"], container.path))
-        if not spec.stats:
-            spec = spec.replace(stats=f"{container.path}/stats.json")
+        inside = f"{container.path}/stats.json"
+        if not spec.stats or (removed and spec.stats == inside):
+            spec = spec.replace(stats="" if removed else inside)
         launch_spec(container, spec, [held], (*again.prefix, *again.args) if again and not removed else ())
     except BaseException:
         held.release()

@@ -1,0 +1,233 @@
+"""Containers that stay: create, start, exec, ps, rm, inspect."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Served
+from tests.support.udk import Udk
+
+
+@pytest.fixture
+def running(udk: Udk, box: str):  # type: ignore[no-untyped-def]
+    """A container named r that runs until the test is over."""
+    process = udk.popen(
+        "run", "--name", "r", "-e", "A=1", "-w", "/tmp", box, "sh", "-c", "echo up; exec sleep 1000",
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout and process.stdout.readline() == b"up\n"
+    yield process
+    udk("rm", "-f", "r")
+    process.wait(20)
+    process.stdout.close()
+
+
+def states(udk: Udk) -> dict[str, str]:
+    return {c["name"]: c["state"] for c in json.loads(udk.ok("ps", "-a", "--json"))}
+
+
+def test_a_named_container_stays(udk: Udk, box: str) -> None:
+    try:
+        assert udk("run", "--name", "work", box, "sh", "-c", "echo data > /file; exit 3").status == 3
+        assert udk.ok("run", "work", "cat", "/file") == "data\n"
+        assert udk.ok("run", "-e", "A=2", "work", "sh", "-c", "echo $A") == "2\n"
+        assert udk("start", "work").status == 3  # as it was made
+        (row,) = json.loads(udk.ok("ps", "-a", "--json"))
+        assert (row["name"], row["state"], row["exit_code"], row["engine"]) == (
+            "work",
+            "exited",
+            3,
+            "namespace",
+        )
+        assert "exited (3)" in udk.ok("ps", "-a") and "work" not in udk.ok("ps")
+        assert "the name work is taken" in udk.fails("run", "--name", "work", box, "true")
+        assert udk.ok("ps", "-aq").strip() == row["id"][:12]
+        assert udk.ok("ps", "-aq", "--no-trunc").strip() == row["id"]
+    finally:
+        assert udk.ok("rm", "work") == "work\n"
+    assert states(udk) == {}
+
+
+def test_create_and_start(udk: Udk, box: str, tmp_path: Path) -> None:
+    ident = udk.ok(
+        "create",
+        "--label",
+        "a=b",
+        "--cidfile",
+        str(tmp_path / "c"),
+        "-v",
+        f"{tmp_path}:/h",
+        box,
+        "cat",
+        "/h/c",
+    )
+    assert ident == (tmp_path / "c").read_text() + "\n" and len(ident) == 65
+    assert udk.ok("start", "-ai", ident.strip()) == ident.strip()
+    assert udk.ok("start", ident[:12]) == ident.strip()
+    (described,) = json.loads(udk.ok("inspect", ident[:8]))
+    assert described["Id"] == ident.strip() and described["State"]["ExitCode"] == 0
+    assert described["Config"]["Labels"] == {"a": "b"}
+    assert {"Source": str(tmp_path), "Destination": "/h"}.items() <= described["Mounts"][0].items()
+    assert udk.ok("rm", ident[:12]) == ident[:12] + "\n"
+    assert "no container" in udk.fails("start", ident[:12])
+
+
+def test_name_and_rm(udk: Udk, box: str) -> None:
+    assert udk.ok("run", "--name", "gone", "--rm", box, "true") == ""
+    assert udk.ok("create", "--name", "gone", "--rm", box, "true")
+    assert udk.ok("start", "gone") == "" and states(udk) == {}
+    for bad in ("a/b", "-x", ".", "a b", "a" * 300):
+        assert "cannot be a container's name" in udk.fails("run", f"--name={bad}", box, "true")
+
+
+def test_running(udk: Udk, running: subprocess.Popen[bytes]) -> None:
+    (row,) = json.loads(udk.ok("ps", "--json"))
+    assert (row["name"], row["state"], row["pid"]) == ("r", "running", running.pid)
+    assert f"running (pid {running.pid})" in udk.ok("ps")
+    assert "is running" in udk.fails("rm", "r")
+    assert "use `udk exec`" in udk.fails("start", "r")
+    assert "is running" in udk.fails("inspect", "-p", "r")
+    assert udk.ok("rm", "-f", "r") == "r\n"
+    assert running.wait(20) == 143 and states(udk) == {}
+
+
+def test_exec(udk: Udk, running: subprocess.Popen[bytes]) -> None:
+    assert (
+        udk.ok("exec", "r", "sh", "-c", "echo $A $PWD; cat /proc/1/comm >/dev/null; id -u") == "1 /tmp\n0\n"
+    )
+    assert udk.ok("exec", "-e", "A=2", "-w", "/bin", "-u", "0", "r", "sh", "-c", "echo $A $PWD") == "2 /bin\n"
+    assert "sleep 1000" in udk.ok("exec", "r", "ps")
+    assert udk("exec", "r", "sh", "-c", "exit 9").status == 9
+    assert udk("exec", "-i", "r", "cat", input=b"through").out == b"through"
+    assert "nosuch" in udk.fails("exec", "r", "nosuch", status=127)
+    udk.ok("exec", "r", "touch", "/made")
+    assert udk.ok("exec", "r", "ls", "/made") == "/made\n"
+
+
+def test_exec_needs_a_running_container(udk: Udk, box: str) -> None:
+    udk.ok("create", "--name", "idle", box, "true")
+    assert "is not running" in udk.fails("exec", "idle", "true")
+    assert "no container" in udk.fails("exec", "nosuch", "true")
+    assert "too few" in udk.fails("exec", "idle")
+    udk.ok("rm", "idle")
+
+
+def test_a_killed_named_container_is_dead_and_starts_again(udk: Udk, box: str) -> None:
+    process = udk.popen(
+        "run", "--name", "k", box, "sh", "-c", "echo x >> /f; wc -l < /f; sleep 2", stdout=subprocess.PIPE
+    )
+    assert process.stdout and process.stdout.readline() == b"1\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert states(udk) == {"k": "dead"}
+    assert udk.ok("start", "k") == "2\n" and states(udk) == {"k": "exited"}
+    udk.ok("rm", "k")
+
+
+def test_two_starts_at_once(udk: Udk, box: str) -> None:
+    udk.ok("create", "--name", "once", box, "sleep", "2")
+    many = [udk.popen("start", "once", stderr=subprocess.PIPE) for _ in range(4)]
+    ends = sorted((p.wait(30), p.stderr.read() if p.stderr else b"") for p in many)
+    for p in many:
+        assert p.stderr
+        p.stderr.close()
+    assert [status for status, _ in ends] == [0, 125, 125, 125]
+    assert all(b"is running" in error for _, error in ends[1:])
+    udk.ok("rm", "once")
+
+
+def test_rm_many_and_force(udk: Udk, box: str) -> None:
+    udk.ok("create", "--name", "a", box)
+    udk.ok("create", "--name", "b", box)
+    done = udk("rm", "a", "nosuch", "b")
+    assert done.status == 125 and done.text == "a\nb\n" and done.error.count("\n") == 1
+    assert udk.ok("rm", "-f", "nosuch") == ""
+
+
+def test_a_container_keeps_its_image(new_udk: Udk, served: Served) -> None:
+    new_udk.ok("run", "--name", "w", served.box, "sh", "-c", "echo x > /f")
+    assert "is used by container w" in new_udk.fails("rmi", served.box)
+    new_udk.ok("tag", served.box, "other:1")
+    new_udk.ok("rmi", served.box)  # it still has a name
+    assert "is used by container w" in new_udk.fails("rmi", "other:1")
+    new_udk.ok("rmi", "-f", "other:1")
+    new_udk.ok("store", "gc")
+    assert new_udk.ok("run", "w", "cat", "/f") == "x\n"
+    new_udk.ok("rm", "w")
+    new_udk.ok("store", "gc")
+    assert os.listdir(new_udk.store / "trees") == []
+
+
+def test_plain_tree(udk: Udk, box: str) -> None:
+    udk.ok(
+        "run",
+        "--name",
+        "p",
+        box,
+        "sh",
+        "-c",
+        "rm -r /home; mkdir /home; echo x > /home/f; rm /script; ln /bin/busybox /b2",
+    )
+    path = Path(udk.ok("inspect", "-p", "p").strip())
+    assert (path / "home/f").read_text() == "x\n" and os.listdir(path / "home") == ["f"]
+    assert not (path / "script").exists() and (path / "bin/sh").is_symlink()
+    (path / "etc/added").write_text("from outside\n")
+    assert udk.ok("run", "p", "cat", "/etc/added") == "from outside\n"
+    assert udk.ok("inspect", "-p", "p").strip() == str(path)
+    assert "is an image" in udk.fails("inspect", "-p", box)
+    lower = Path(udk.ok("inspect", "--lower", "p").strip())
+    assert (lower / "script").exists() and not (lower / "etc/added").exists()
+    udk.ok("rm", "p")
+
+
+def test_damaged_record(udk: Udk, box: str) -> None:
+    ident = udk.ok("create", box, "true").strip()
+    record = udk.store / "containers" / ident / "container.json"
+    record.write_text("{")
+    assert "cannot be read" in udk.fails("start", ident)
+    assert udk.ok("ps", "-a", "-q") == ""
+    assert udk.ok("rm", "-f", ident) == ident + "\n"
+
+
+def test_terminal(udk: Udk, box: str) -> None:
+    import pty
+
+    master, slave = pty.openpty()
+    process = udk.popen("run", "-it", box, "sh", "-c", "tty; stty size; echo $TERM; read x; echo got $x",
+                        stdin=slave, stdout=slave, stderr=slave)  # fmt: skip
+    os.close(slave)
+    seen = b""
+    deadline = time.monotonic() + 30
+    sent = False
+    while time.monotonic() < deadline:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:
+            break
+        if not chunk:
+            break
+        seen += chunk
+        if b"xterm" in seen and not sent:
+            os.write(master, b"hello\n")
+            sent = True
+    os.close(master)
+    assert process.wait(10) == 0
+    lines = seen.replace(b"\r", b"").split(b"\n")
+    assert lines[0].startswith(b"/dev/pts/") and b"xterm" in lines and b"got hello" in lines
+
+
+def test_interrupt_from_the_keyboard(udk: Udk, box: str) -> None:
+    process = udk.popen("run", box, "sh", "-c", "trap 'echo int; exit 4' INT; echo up; while :; do sleep 0.1; done",
+                        stdout=subprocess.PIPE, start_new_session=True)  # fmt: skip
+    assert process.stdout and process.stdout.readline() == b"up\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.stdout.read() == b"int\n" and process.wait(10) == 4
+    process.stdout.close()
