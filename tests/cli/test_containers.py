@@ -225,7 +225,8 @@ def test_terminal(udk: Udk, box: str) -> None:
 
 
 def test_interrupt_from_the_keyboard(udk: Udk, box: str) -> None:
-    process = udk.popen("run", box, "sh", "-c", "trap 'echo int; exit 4' INT; echo up; while :; do sleep 0.1; done",
+    script = "trap 'echo int; exit 4' INT; echo up; while :; do sleep 0.1; done"
+    process = udk.popen("run", box, "sh", "-c", script,
                         stdout=subprocess.PIPE, start_new_session=True)  # fmt: skip
     assert process.stdout and process.stdout.readline() == b"up\n"
     os.killpg(process.pid, signal.SIGINT)

@@ -93,7 +93,8 @@ def test_processes_and_programs(udk: Udk, box: str) -> None:
     code = "from udk.cli.main import console; console()"
     calls = "trace=execve,fsync,fdatasync,syncfs,sync,clone,fork,vfork,clone3"
     subprocess.run(
-        ["strace", "-f", "-qq", "-o", str(trace), "-e", calls, sys.executable, "-c", code, "run", box, "true"],
+        ["strace", "-f", "-qq", "-o", str(trace), "-e", calls,
+         sys.executable, "-c", code, "run", box, "true"],
         env=udk.environ(), cwd=udk.base, stdin=subprocess.DEVNULL, check=True,
     )  # fmt: skip
     lines = trace.read_text().splitlines()

@@ -52,8 +52,8 @@ def test_the_quick_tests_pass_on_python_39(tmp_path: Path) -> None:
     source = tmp_path / "src"
     source.mkdir()
     subprocess.run(
-        ["cp", "-r", *(str(ROOT / n) for n in ("udk", "cvmfs_client", "csrc", "tests", "pyproject.toml")),
-         *(str(ROOT / n) for n in ("setup.py", "README.md", "LICENSE", "docs")), str(source)],
+        ["cp", "-r", *(str(ROOT / n) for n in ("udk", "cvmfs_client", "csrc", "scripts", "tests", "docs")),
+         *(str(ROOT / n) for n in ("pyproject.toml", "setup.py", "README.md", "LICENSE")), str(source)],
         check=True,
     )  # fmt: skip
     subprocess.run(["rm", "-rf", str(source / "udk" / "_native")], check=True)

@@ -20,7 +20,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import shutil
 
     source = tmp_path_factory.mktemp("source")
-    for name in ("udk", "cvmfs_client", "csrc"):
+    for name in ("udk", "cvmfs_client", "csrc", "scripts"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("_native", "__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)

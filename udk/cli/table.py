@@ -382,6 +382,7 @@ VERBS = {
         "Look after the store",
         (
             *JSON,
+            ("-q --quiet", "flag", "", "Print results only, not every item."),
             ("-n --dry-run", "flag", "", "gc: say what would go, and remove nothing."),
             ("--repair", "flag", "", "fsck: move what is damaged out of the way."),
             ("--fast", "flag", "", "fsck: do not read every blob."),
