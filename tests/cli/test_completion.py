@@ -52,7 +52,7 @@ def complete(udk: Udk, tmp_path: Path, *words: str) -> list[str]:
         (["completion", ""], ["bash", "zsh", "fish"]),
         (["images", "--js"], ["--json"]),
         (["run", "--engine", "name"], ["namespace"]),
-        (["rm", "-"], ["--force", "--help"]),
+        (["rm", "--"], ["--force", "--help"]),
     ],
     ids=lambda v: " ".join(v) if v else "-",
 )
