@@ -478,3 +478,14 @@ def test_from_a_directory(world: World) -> None:
     assert image.digest == made.digest
     assert world.files(image) == {"a", "c", "d", "dir"}
     assert world.asked() == []
+
+
+def test_what_a_killed_pull_left_goes_with_the_next(world: World) -> None:
+    world.layout.add_image(LAYERS, "1")
+    orphan = Path(world.store.path, "staging", "tree-x.dead")
+    (orphan / "rootfs" / "a").mkdir(parents=True)
+    world.pull()
+    deadline = time.monotonic() + 10
+    while os.listdir(f"{world.store.path}/trash") or orphan.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

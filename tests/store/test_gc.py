@@ -205,6 +205,23 @@ def test_trash_keeps_what_repair_put_there(store: Store) -> None:
 class TestRaces:
     """Things that happen between two steps of the collector."""
 
+    def test_staging_made_while_the_collector_looks(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = []
+        real = leases.all_leases
+
+        def all_leases(root: str, prefix: str = "") -> list[object]:
+            found = list(real(root, prefix))
+            if not made:
+                made.append(store.staging("tree"))  # after its leases were read
+            return found  # type: ignore[return-value]
+
+        monkeypatch.setattr(leases, "all_leases", all_leases)
+        store.sweep()
+        assert os.path.isdir(made[0][0])
+        made[0][1].release()
+
     def test_tree_taken_into_use_before_the_mark(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         image = add_image(store, "a:1")
         store.remove_ref(image)

@@ -16,7 +16,11 @@ def gc(context: Context, store: Store, as_json: bool) -> int:
     """Removes what nobody needs; 1 when something could not be removed."""
     dry = bool(context.options.get("dry_run"))
     config = context.config()
-    found = store.gc(partial_seconds=config.store_partial_days * 86400, dry_run=dry)
+    found = store.gc(
+        partial_seconds=config.store_partial_days * 86400,
+        lease_seconds=config.store_lease_days * 86400,
+        dry_run=dry,
+    )
     if as_json:
         rows = [{"category": c, "name": n, "bytes": b} for c, n, b in found.removed]
         output.write_json({"removed": rows, "freed": found.freed, "failed": found.failed, "dry_run": dry})

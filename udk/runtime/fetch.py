@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
 from udk.archive.source import ImageSource, ResolvedImage, check_platform, open_source, resolve_image
 from udk.base.files import fsync_dir, read_file, store_error
+from udk.base.process import FOREIGN_SECONDS
 from udk.base.progress import Progress
 from udk.errors import CorruptStoreError, InvalidImageError, StoreError
 from udk.oci.manifest import Index, Manifest, check_runnable, parse_config, parse_manifest
@@ -15,6 +17,7 @@ from udk.oci.strictjson import MAX_BYTES
 from udk.runtime.downloads import PARALLEL, Downloads, Restarted
 from udk.runtime.trees import make_tree
 from udk.store.refs import StoredImage, platform_file, read_ref, ref_dir
+from udk.store.settle import settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +93,7 @@ class Fetch:
             return self._run(open_source(self._reference, client))
 
     def _run(self, source: ImageSource) -> StoredImage:
+        self._tidy()
         found = self._resolve(source)
         manifest = found.manifest
         check_runnable(manifest, self._reference.familiar)
@@ -125,6 +129,20 @@ class Fetch:
             if not store.has_tree(key) or not all(store.has_blob(d.digest, d.size) for d in blobs):
                 raise Restarted
             return self._file(found, blobs, key)
+
+    def _tidy(self) -> None:
+        """Removes what killed pulls left, beside this one: nobody waits for it, and what it does not get done
+        before this process ends the next one does."""
+        days = self._config.store_lease_days if self._config else FOREIGN_SECONDS / 86400
+
+        def sweep() -> None:
+            try:
+                settle(self._store.path)
+                self._store.sweep(days * 86400)
+            except StoreError:
+                pass
+
+        threading.Thread(target=sweep, name="udk-sweep", daemon=True).start()
 
     @property
     def _parallel(self) -> int:

@@ -195,13 +195,14 @@ class Checker:
                 problem.repaired = True
 
     def _leftovers(self) -> None:
+        staging = list(self._listed("staging"))  # before the leases, as in a collection
         alive = set()
         for path, data, age in leases.all_leases(self._root):
             if leases.lease_alive(data, age):
                 alive.add(str(data.get("target")))
             else:
                 self._note(path, "its process has ended")
-        for name, path in self._listed("staging"):
+        for name, path in staging:
             if name not in alive:
                 self._note(path, "left behind by a process that has ended")
         for _, path in self._listed("ingest"):

@@ -92,6 +92,8 @@ class Collector:
 
     def sweep(self) -> Collected:
         """Only what the dead left: leases, staging, trash. Raises OSError."""
+        # Listed before the leases: who makes a staging directory takes the lease on it first.
+        staging = list(self._entries("staging"))
         alive = set()
         for path, data, age in leases.all_leases(self._root):
             if leases.lease_alive(data, age, self._foreign_seconds):
@@ -100,7 +102,7 @@ class Collector:
             elif data.get("kind") != "container":
                 # A container's lease also says what to clean up: the runtime's sweeper takes it.
                 self._remove("lease", path)
-        for name, path, age in self._entries("staging"):
+        for name, path, age in staging:
             if name not in alive and (os.path.isdir(path) or age > _LEFTOVER_SECONDS):
                 self._remove("staging", path)
         for name, path, _ in self._entries("trash"):

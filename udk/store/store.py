@@ -12,6 +12,7 @@ from errno import EACCES, EEXIST, ENOTEMPTY, EPERM, EROFS
 
 from udk.base import jsonlite
 from udk.base.files import atomic_write, fsync_dir, read_file, store_error, unique
+from udk.base.process import FOREIGN_SECONDS
 from udk.errors import CorruptStoreError, InUseError, StoreError, UsageError
 from udk.store import leases
 from udk.store.leases import Lease
@@ -330,20 +331,25 @@ class Store:
     # Housekeeping
 
     def gc(
-        self, *, grace: float = 0.0, partial_seconds: float | None = None, dry_run: bool = False
+        self,
+        *,
+        grace: float = 0.0,
+        partial_seconds: float | None = None,
+        lease_seconds: float = FOREIGN_SECONDS,
+        dry_run: bool = False,
     ) -> Collected:
         """Removes what nobody needs (:class:`udk.store.gc.Collector`). Raises StoreError."""
         from udk.store.gc import PARTIAL_SECONDS, Collector
 
         keep = PARTIAL_SECONDS if partial_seconds is None else partial_seconds
-        return Collector(self, grace, keep, dry_run=dry_run).run()
+        return Collector(self, grace, keep, lease_seconds, dry_run).run()
 
-    def sweep(self) -> Collected:
+    def sweep(self, lease_seconds: float = FOREIGN_SECONDS) -> Collected:
         """Removes what dead processes left: leases, staging, trash. Raises StoreError."""
         from udk.store.gc import Collector
 
         try:
-            return Collector(self).sweep()
+            return Collector(self, foreign_seconds=lease_seconds).sweep()
         except OSError as e:
             raise store_error(e, self.path) from e
 
