@@ -324,7 +324,7 @@ long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct pla
 long call_raw(struct call *c);
 long open_shown(struct call *c, struct place *p, int flags, long *result); /* proc.c: 1 when answered */
 long proc_readlink(struct call *c, struct place *p, char *to);
-long proc_magic(struct call *c, struct place *p);
+long proc_magic(struct call *c, struct place *p, bool last);
 long read_merged(struct call *c, int fd, struct place *dir, void *to, size_t n);
 #define NO_FD ((int)0x80000000)
 

@@ -332,14 +332,14 @@ static long splice(struct call *c, struct walk *w, struct place *p, const char *
 }
 
 /* Reads the link at p (found) and splices it. 1: only the kernel can follow it. */
-static long follow(struct call *c, struct walk *w, struct place *p)
+static long follow(struct call *c, struct walk *w, struct place *p, bool last)
 {
 	char *link = c->w->link;
 	long r;
 
 	if (c->core->plan->mounts[p->mount].flags & MOUNT_PROC) {
 		w->keep = false;
-		r = proc_magic(c, p);
+		r = proc_magic(c, p, last);
 		if (r <= 0)
 			return r ? r : 1;
 		return splice(c, w, p, link, (size_t)r);
@@ -395,7 +395,7 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 	if (r)
 		return r;
 	if ((p->st.st_mode & S_IFMT) == S_IFLNK) {
-		r = follow(c, w, p);
+		r = follow(c, w, p, last);
 		if (r <= 0)
 			return r;
 		if (!last)

@@ -119,14 +119,18 @@ static long exe_path(struct call *c, struct place *p, uint64_t pid, char *to)
 	return r < 0 ? -EACCES : r;
 }
 
-/* The text of a link in /proc, as the guest should read it. `magic` is set when the text is only for show. */
-static long link_text(struct call *c, struct place *p, char *to, bool *magic)
+/* How a link is to be followed: by its text, by the kernel (though the text is a path of the guest's), by the kernel
+ * only. */
+enum how { BY_TEXT, BY_KERNEL, KERNEL_ONLY };
+
+/* The text of a link in /proc, as the guest should read it. */
+static long link_text(struct call *c, struct place *p, char *to, enum how *how)
 {
 	uint64_t pid;
 	const char *leaf = split(c->core, p, &pid);
 	long r, n;
 
-	*magic = false;
+	*how = BY_TEXT;
 	place_host(c, p, LAYER_PLAIN);
 	if (leaf && str_eq(leaf, "exe"))
 		return exe_path(c, p, pid, to);
@@ -140,36 +144,40 @@ static long link_text(struct call *c, struct place *p, char *to, bool *magic)
 		return 1;
 	}
 	if (str_eq(leaf, "cwd") || str_starts(leaf, "fd/") || str_starts(leaf, "map_files/")) {
-		*magic = leaf[0] != 'c';
-		if (to[0] != '/')
+		*how = leaf[0] == 'c' ? BY_TEXT : BY_KERNEL;
+		if (to[0] != '/') {
+			*how = KERNEL_ONLY;
 			return r;
+		}
 		memcpy(c->w->other, to, (size_t)r + 1);
 		n = show_path(c->core, c->w->other, (size_t)r);
 		if (n < 0 || n >= GUEST_MAX) {
-			*magic = true;
+			*how = KERNEL_ONLY;
 			return r;
 		}
 		memcpy(to, c->w->other, (size_t)n + 1);
 		return n;
 	}
-	*magic = to[0] != '/' && str_chr(leaf, '/');
+	if (to[0] != '/' && str_chr(leaf, '/'))
+		*how = KERNEL_ONLY;
 	return r;
 }
 
 long proc_readlink(struct call *c, struct place *p, char *to)
 {
-	bool magic;
+	enum how how;
 
-	return link_text(c, p, to, &magic);
+	return link_text(c, p, to, &how);
 }
 
 /* The link that a walk meets: its text in w->link, or 0 where only the kernel can follow. */
-long proc_magic(struct call *c, struct place *p)
+long proc_magic(struct call *c, struct place *p, bool last)
 {
-	bool magic;
-	long r = link_text(c, p, c->w->link, &magic);
+	enum how how;
+	long r = link_text(c, p, c->w->link, &how);
 
-	return r < 0 ? r : magic ? 0 : r;
+	/* On the way to something a directory's path does; the thing itself may be deleted, or without one. */
+	return r < 0 || how == BY_TEXT || (how == BY_KERNEL && !last) ? r : 0;
 }
 
 /* ---- files made up ------------------------------------------------------------------------------------ */

@@ -41,6 +41,7 @@ static long call_prctl(struct call *c)
 static const struct entry front[] = {
 	T(execve), T(execveat), T(rt_sigaction), T(rt_sigprocmask), T(rt_sigsuspend), T(rt_sigpending), T(rt_sigtimedwait),
 	T(sigaltstack), T(signalfd4), ARG(ppoll, 3), ARG(pselect6, 5), ARG(epoll_pwait, 4), T(seccomp),
+	T(ptrace), T(wait4), T(waitid),
 	[__NR_prctl] = { call_prctl, SPECIAL, 0, 0 }, [__NR_clone] = { NULL, SPECIAL, 0, 0 },
 #ifdef __NR_arch_prctl
 	[__NR_arch_prctl] = { NULL, SPECIAL, 0, 0 },

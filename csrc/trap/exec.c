@@ -118,6 +118,7 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 			return -EFAULT;
 	v[at] = NULL;
 	slot_mine(c->w);
+	trace_before_exec();
 	r = sys_execve(plan_text(k, k->plan->loader), (char *const *)(uintptr_t)v, (char *const *)(uintptr_t)envp);
 	if (g->fd >= 0)
 		sys_close(g->fd);

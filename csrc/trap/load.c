@@ -333,5 +333,9 @@ NORETURN void load(unsigned long *stack)
 	tell_kernel(stack, argv, envp, auxv, (size_t)((char *)(pair + 2) - (char *)auxv),
 		    !fixed && random ? (random[0] >> 9 & 0x1fff) * PAGE : 0);
 	name_thread(argc && k->exe[0] ? k->exe : "?");
+#if defined(__x86_64__)
+	if (stop_before_entry)
+		__asm__ volatile("int3");
+#endif
 	enter(stack, entry);
 }

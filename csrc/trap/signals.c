@@ -25,12 +25,19 @@ void own_memory_init(void)
 
 bool own_memory(void)
 {
-	int pid = (int)sys_getpid();
+	int pid = (int)sys_getpid(), parent;
 
 	if (whose[0] == pid)
 		return true;
 	if (whose[0])
 		return false;
+	/* Forked since, or the vfork child of one that was forked and did not come here before it called vfork. The
+	 * former is mostly a child of the last known owner. */
+	parent = (int)sys_getppid();
+	if (parent != self.pid && SC5(__NR_kcmp, pid, parent, 1 /* KCMP_VM */, 0, 0) == 0) {
+		whose[0] = self.pid = parent;
+		return false;
+	}
 	whose[0] = self.pid = pid;
 	return true;
 }
@@ -406,15 +413,36 @@ static struct our_stack *ours(const struct stack *s)
 	return s->size == OUR_STACK - 64 && !((uintptr_t)s->sp & 63) && o ? (struct our_stack *)((char *)o - 64) : NULL;
 }
 
+/* The kernel refuses to change the stack that it sees us on, and our handler runs on it; the guest, whose call this
+ * is, may not be. The call is made with the guest's stack pointer: a system call does not touch the stack. */
+static long as_guest(const struct frame *f, const struct stack *set, struct stack *old)
+{
+#if defined(__x86_64__)
+	unsigned long sp = f ? FRAME_SP(f) - 256 : 0;
+	long r = __NR_sigaltstack;
+
+	if (!f)
+		return SC2(__NR_sigaltstack, set, old);
+	__asm__ volatile("xchg %%rsp, %%rbx\n	syscall\n	xchg %%rsp, %%rbx"
+			 : "+a"(r), "+b"(sp) : "D"(set), "S"(old) : "rcx", "r11", "memory");
+	return r;
+#else
+	(void)f;
+	return SC2(__NR_sigaltstack, set, old);
+#endif
+}
+
 long call_sigaltstack(struct call *c)
 {
+	static struct our_stack *volatile unused; /* one that a handler was still running on when it was replaced */
+	struct frame *f = c->frame;
 	struct stack set = { 0 }, old, put;
 	struct our_stack *have, *made = NULL;
 	long r;
 
 	if (c->a[0] && guest_read(&set, (void *)c->a[0], sizeof set))
 		return -EFAULT;
-	r = SC2(__NR_sigaltstack, NULL, &old);
+	r = as_guest(f, NULL, &old);
 	if (r)
 		return r;
 	have = ours(&old);
@@ -423,7 +451,7 @@ long call_sigaltstack(struct call *c)
 	put = set;
 	if (c->a[0]) {
 		if (!(set.flags & 2 /* SS_DISABLE */) && set.size <= SMALL_STACK) {
-			/* The kernel judges the guest's own first, except for its size on machines with large registers. */
+			/* The kernel judges the guest's own, but for its size on machines with large registers. */
 			if (set.size < 2048)
 				return -ENOMEM;
 			if (old.flags & 1)
@@ -436,19 +464,27 @@ long call_sigaltstack(struct call *c)
 			put.sp = (char *)made + 64;
 			put.size = OUR_STACK - 64;
 		}
-		r = SC2(__NR_sigaltstack, &put, NULL);
+		r = as_guest(f, &put, NULL);
 		if (r) {
 			if (made)
 				sys_munmap(made, OUR_STACK);
 			return r;
+		}
+		if (f) { /* or rt_sigreturn would put the old one back */
+			f->stack.sp = put.sp;
+			f->stack.flags = put.flags;
+			f->stack.size = put.size;
 		}
 	}
 	if (have) {
 		int flags = old.flags;
 		old = have->guests;
 		old.flags = (old.flags & (int)(1U << 31)) | flags;
-		if (c->a[0])
-			sys_munmap(have, OUR_STACK);
+		if (c->a[0]) {
+			struct our_stack *before = __atomic_exchange_n(&unused, have, __ATOMIC_ACQ_REL);
+			if (before)
+				sys_munmap(before, OUR_STACK);
+		}
 	}
 	return c->a[1] ? guest_write((void *)c->a[1], &old, sizeof old) : 0;
 }

@@ -31,6 +31,7 @@ struct frame {
 };
 #define FRAME_RESULT(f) ((f)->regs[REG_RAX])
 #define FRAME_PC(f) ((f)->regs[REG_RIP])
+#define FRAME_SP(f) ((f)->regs[REG_RSP])
 #define FRAME_ARG(f, i) ((f)->regs[((const uint8_t[]){ REG_RDI, REG_RSI, REG_RDX, REG_R10, REG_R8, REG_R9 })[i]])
 #else
 struct frame {
@@ -43,6 +44,7 @@ struct frame {
 };
 #define FRAME_RESULT(f) ((f)->regs[0])
 #define FRAME_PC(f) ((f)->pc)
+#define FRAME_SP(f) ((f)->sp)
 #define FRAME_ARG(f, i) ((f)->regs[i])
 #endif
 
@@ -110,6 +112,14 @@ long call_signalfd4(struct call *c);
 long call_ppoll(struct call *c);
 long call_pselect6(struct call *c);
 long call_epoll_pwait(struct call *c);
+
+/* ---- trace.c ------------------------------------------------------------------------------------------ */
+
+extern volatile long stop_before_entry;
+void trace_before_exec(void);
+long call_ptrace(struct call *c);
+long call_wait4(struct call *c);
+long call_waitid(struct call *c);
 
 /* ---- seccomp.c: the guest's own filters --------------------------------------------------------------- */
 

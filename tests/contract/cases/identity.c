@@ -1,0 +1,151 @@
+/* Root that is not: privileged calls of guest root succeed and are consistent. */
+#include "case.h"
+
+#include <grp.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+
+static void need_root(void)
+{
+	if (getuid() || !getenv("CONTRACT_FAKE_ROOT"))
+		_exit(0);
+}
+
+CASE(root_by_default)
+{
+	struct stat s;
+	uid_t r, e, v;
+	need_root();
+	CHECK(getuid() == 0 && geteuid() == 0 && getgid() == 0 && getegid() == 0);
+	CHECK(getresuid(&r, &e, &v) == 0 && !r && !e && !v);
+	CHECK(stat("/etc/passwd", &s) == 0 && s.st_uid == 0 && s.st_gid == 0);
+	put("f", "x");
+	CHECK(stat("f", &s) == 0 && s.st_uid == 0);
+}
+
+CASE(chown_holds)
+{
+	struct stat s;
+	int fd;
+	need_root();
+	put("f", "x");
+	CHECK(symlink("f", "l") == 0 && mkdir("d", 0755) == 0);
+	CHECK(chown("f", 12, 34) == 0 && stat("f", &s) == 0 && s.st_uid == 12 && s.st_gid == 34);
+	CHECK(lchown("l", 56, 78) == 0 && lstat("l", &s) == 0 && s.st_uid == 56 && s.st_gid == 78);
+	CHECK(stat("l", &s) == 0 && s.st_uid == 12);
+	CHECK(chown("d", 9, -1) == 0 && stat("d", &s) == 0 && s.st_uid == 9 && s.st_gid == 0);
+	fd = open("f", O_RDONLY);
+	CHECK(fstat(fd, &s) == 0 && s.st_uid == 12 && fchown(fd, -1, 99) == 0 && stat("f", &s) == 0 && s.st_gid == 99 && s.st_uid == 12);
+	CHECK(rename("f", "g") == 0 && stat("g", &s) == 0 && s.st_uid == 12);
+	CHECK(link("g", "h") == 0 && stat("h", &s) == 0 && s.st_uid == 12);
+	CHECK(unlink("g") == 0 && unlink("h") == 0);
+	for (int i = 0; i < 50; i++) { /* an inode number that comes back must not bring the owner with it */
+		put("new", "x");
+		CHECK(stat("new", &s) == 0 && s.st_uid == 0 && unlink("new") == 0);
+	}
+	CHECK(chown("/lower/owned", 5, 6) == 0 && stat("/lower/owned", &s) == 0 && s.st_uid == 5 && same("/lower/owned", "o"));
+}
+
+CASE(modes_hold)
+{
+	struct stat s;
+	need_root();
+	put("f", "x");
+	CHECK(chmod("f", 04751) == 0 && stat("f", &s) == 0 && (s.st_mode & 07777) == 04751);
+	CHECK(chmod("f", 0) == 0 && stat("f", &s) == 0 && (s.st_mode & 07777) == 0 && same("f", "x"));
+	CHECK(mkdir("d", 0) == 0 && stat("d", &s) == 0 && (s.st_mode & 0777) == 0);
+	put("d/in", "x");
+	CHECK(same("d/in", "x") && chmod("d", 01777) == 0 && stat("d", &s) == 0 && (s.st_mode & 07777) == 01777);
+	int fd = open("m", O_WRONLY | O_CREAT, 0);
+	CHECK(fd >= 0 && fstat(fd, &s) == 0 && (s.st_mode & 0777) == 0 && close(fd) == 0);
+	fd = open("m", O_RDWR);
+	CHECK(fd >= 0 && chmod("m", 0644) == 0 && stat("m", &s) == 0 && (s.st_mode & 07777) == 0644);
+	CHECK(chmod("f", 0600) == 0);
+	FAILS(access("f", X_OK), EACCES);
+	CHECK(access("d", X_OK) == 0);
+}
+
+CASE(devices)
+{
+	struct stat s;
+	DIR *d;
+	struct dirent *e;
+	need_root();
+	CHECK(mknod("null", S_IFCHR | 0666, makedev(1, 3)) == 0 && stat("null", &s) == 0);
+	CHECK(S_ISCHR(s.st_mode) && s.st_rdev == makedev(1, 3));
+	CHECK(mknod("sda", S_IFBLK | 0600, makedev(8, 0)) == 0 && stat("sda", &s) == 0 && S_ISBLK(s.st_mode));
+	d = opendir(".");
+	while ((e = readdir(d)))
+		if (!strcmp(e->d_name, "null"))
+			CHECK(e->d_type == DT_CHR || e->d_type == DT_UNKNOWN || e->d_type == DT_REG);
+}
+
+CASE(dropping_privileges)
+{
+	gid_t groups[4] = { 7, 8, 9, 10 }, back[8];
+	struct stat s;
+	need_root();
+	CHECK(setgroups(4, groups) == 0 && getgroups(8, back) == 4 && back[2] == 9);
+	CHECK(setegid(33) == 0 && seteuid(33) == 0 && geteuid() == 33 && getuid() == 0);
+	put("theirs", "x");
+	CHECK(stat("theirs", &s) == 0 && s.st_uid == 33 && s.st_gid == 33);
+	FAILS(chown("theirs", 1, 1), EPERM);
+	CHECK(seteuid(0) == 0 && setegid(0) == 0);
+	CHECK(setresgid(44, 44, 44) == 0 && setresuid(44, 44, 44) == 0 && getuid() == 44);
+	FAILS(setuid(0), EPERM);
+	FAILS(setgroups(0, NULL), EPERM);
+	pid_t p = fork();
+	if (!p)
+		_exit(!(getuid() == 44 && getegid() == 44));
+	CHECK(wait_status(p) == 0);
+}
+
+CASE(set_id_programs)
+{
+	char self[256], *argv[] = { "x", "--ids", NULL };
+	ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+	char buf[65536];
+	int in, out, st;
+	pid_t p;
+	need_root();
+	self[n] = 0;
+	in = open(self, O_RDONLY);
+	out = open("suid", O_WRONLY | O_CREAT, 0755);
+	while ((n = read(in, buf, sizeof buf)) > 0)
+		CHECK(write(out, buf, (size_t)n) == n);
+	close(out);
+	CHECK(chown("suid", 21, 22) == 0 && chmod("suid", 06755) == 0);
+	p = fork();
+	if (!p) {
+		CHECK(setgid(50) == 0 && setuid(50) == 0);
+		execv("./suid", argv);
+		_exit(9);
+	}
+	st = wait_status(p);
+	CHECK(WIFEXITED(st) && WEXITSTATUS(st) == 42);
+}
+
+CASE(vfork_child_changes_ids_for_itself)
+{
+	need_root();
+	pid_t p = vfork();
+	if (!p) {
+		if (syscall(SYS_setuid, 77))
+			_exit(1);
+		_exit(0);
+	}
+	CHECK(wait_status(p) == 0 && getuid() == 0);
+}
+
+CASE(emulated_chroot)
+{
+	char b[256];
+	struct stat a, s;
+	need_root();
+	CHECK(mkdir("root", 0755) == 0 && mkdir("root/etc", 0755) == 0 && stat("root", &a) == 0);
+	put("root/etc/here", "inside");
+	CHECK(symlink("/etc/here", "root/link") == 0);
+	CHECK(chroot("root") == 0 && chdir("/") == 0 && getcwd(b, sizeof b) && !strcmp(b, "/"));
+	CHECK(same("/etc/here", "inside") && same("/link", "inside") && !there("/etc/passwd"));
+	CHECK(stat("/..", &s) == 0 && s.st_ino == a.st_ino);
+}

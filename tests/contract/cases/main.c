@@ -1,0 +1,60 @@
+/* cases [NAME]...: runs all cases, or those named, each in a child; prints the failures and the count. */
+#include "case.h"
+
+#include <ftw.h>
+
+struct case_ *cases;
+
+static int drop(const char *path, const struct stat *st, int kind, struct FTW *f)
+{
+	(void)st, (void)kind, (void)f;
+	if (kind == FTW_DNR)
+		chmod(path, 0700);
+	remove(path);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	int bad = 0, good = 0;
+	char dir[64];
+
+	/* What the cases execute this program for. */
+	if (argc >= 2 && !strcmp(argv[1], "--none"))
+		return 0;
+	if (argc == 4 && !strcmp(argv[1], "--fds"))
+		return !(fcntl(atoi(argv[2]), F_GETFD) == 0 && fcntl(atoi(argv[3]), F_GETFD) < 0);
+	if (argc == 2 && !strcmp(argv[1], "--ids"))
+		return getuid() == 50 && geteuid() == 21 && getegid() == 22 && getgid() == 50 ? 42 : 1;
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	for (struct case_ *c = cases; c; c = c->next) {
+		int wanted = argc < 2, st;
+		pid_t pid;
+
+		for (int i = 1; i < argc; i++)
+			wanted |= !strcmp(argv[i], c->name);
+		if (!wanted)
+			continue;
+		snprintf(dir, sizeof dir, "/tmp/case-%s", c->name);
+		mkdir(dir, 0755);
+		pid = fork();
+		if (!pid) {
+			alarm(30);
+			if (chdir(dir))
+				_exit(2);
+			c->run();
+			_exit(0);
+		}
+		st = wait_status(pid);
+		if (st) {
+			printf("FAIL %s: %s %d\n", c->name, WIFSIGNALED(st) ? "killed by signal" : "status",
+			       WIFSIGNALED(st) ? WTERMSIG(st) : WEXITSTATUS(st));
+			bad++;
+		} else {
+			good++;
+		}
+		nftw(dir, drop, 16, FTW_DEPTH | FTW_PHYS);
+	}
+	printf("%d passed, %d failed\n", good, bad);
+	return bad != 0;
+}

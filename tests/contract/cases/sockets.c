@@ -1,0 +1,134 @@
+/* AF_UNIX names, in and out. */
+#include "case.h"
+
+static struct sockaddr_un name(const char *path)
+{
+	struct sockaddr_un u = { .sun_family = AF_UNIX };
+	snprintf(u.sun_path, sizeof u.sun_path, "%s", path);
+	return u;
+}
+
+static void check_name(int fd, int peer, const char *want)
+{
+	struct sockaddr_un u;
+	socklen_t n = sizeof u;
+	memset(&u, 0, sizeof u);
+	CHECK((peer ? getpeername : getsockname)(fd, (void *)&u, &n) == 0);
+	CHECK(!strcmp(u.sun_path, want) && n == offsetof(struct sockaddr_un, sun_path) + strlen(want) + 1);
+}
+
+static void stream(const char *path)
+{
+	struct sockaddr_un u = name(path);
+	int s = socket(AF_UNIX, SOCK_STREAM, 0), c = socket(AF_UNIX, SOCK_STREAM, 0), a;
+	socklen_t n = sizeof u;
+	CHECK(bind(s, (void *)&u, sizeof u) == 0 && there(path) && listen(s, 1) == 0);
+	check_name(s, 0, path);
+	CHECK(connect(c, (void *)&u, sizeof u) == 0);
+	check_name(c, 1, path);
+	a = accept(s, (void *)&u, &n);
+	CHECK(a >= 0 && n == sizeof(sa_family_t));
+	FAILS(bind(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&(struct sockaddr_un){ AF_UNIX, "" }, 200), EINVAL);
+	u = name(path);
+	FAILS(bind(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&u, sizeof u), EADDRINUSE);
+	CHECK(unlink(path) == 0 && !there(path));
+	FAILS(connect(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&u, sizeof u), ENOENT);
+}
+
+CASE(stream_socket) { stream("/tmp/case-stream_socket/s"); }
+
+CASE(long_socket_name)
+{
+	char path[108], dir[108];
+	memset(path, 0, sizeof path);
+	strcpy(path, "/tmp/case-long_socket_name/");
+	memset(path + strlen(path), 'd', 40);
+	strcpy(dir, path);
+	CHECK(mkdir(dir, 0755) == 0);
+	strcat(path, "/");
+	while (strlen(path) < 106)
+		strcat(path, "s");
+	stream(path);
+}
+
+CASE(relative_socket_name)
+{
+	struct sockaddr_un u = name("rel");
+	int s = socket(AF_UNIX, SOCK_STREAM, 0), c = socket(AF_UNIX, SOCK_STREAM, 0);
+	CHECK(bind(s, (void *)&u, sizeof u) == 0 && there("rel") && listen(s, 1) == 0);
+	CHECK(connect(c, (void *)&u, sizeof u) == 0);
+}
+
+CASE(datagram_names)
+{
+	struct sockaddr_un a = name("/tmp/case-datagram_names/a"), b = name("/tmp/case-datagram_names/b"), from;
+	int s = socket(AF_UNIX, SOCK_DGRAM, 0), c = socket(AF_UNIX, SOCK_DGRAM, 0);
+	char buf[16];
+	socklen_t n = sizeof from;
+	struct iovec io = { buf, sizeof buf };
+	struct msghdr m = { .msg_iov = &io, .msg_iovlen = 1 };
+	CHECK(bind(s, (void *)&a, sizeof a) == 0 && bind(c, (void *)&b, sizeof b) == 0);
+	CHECK(sendto(c, "hi", 2, 0, (void *)&a, sizeof a) == 2);
+	memset(&from, 0, sizeof from);
+	CHECK(recvfrom(s, buf, sizeof buf, 0, (void *)&from, &n) == 2 && !strcmp(from.sun_path, b.sun_path));
+	m.msg_name = &a;
+	m.msg_namelen = sizeof a;
+	io.iov_len = 3;
+	CHECK(sendmsg(c, &m, 0) == 3);
+	memset(&from, 0, sizeof from);
+	m.msg_name = &from;
+	m.msg_namelen = sizeof from;
+	CHECK(recvmsg(s, &m, 0) == 3 && !strcmp(from.sun_path, b.sun_path));
+	struct mmsghdr mm[2] = { { .msg_hdr = m }, { .msg_hdr = m } };
+	mm[0].msg_hdr.msg_name = mm[1].msg_hdr.msg_name = &a;
+	mm[0].msg_hdr.msg_namelen = mm[1].msg_hdr.msg_namelen = sizeof a;
+	CHECK(sendmmsg(c, mm, 2, 0) == 2 && mm[1].msg_len == 3);
+}
+
+CASE(abstract_names)
+{
+	struct sockaddr_un u = { .sun_family = AF_UNIX }, v;
+	socklen_t n = sizeof v;
+	int s = socket(AF_UNIX, SOCK_STREAM, 0), c = socket(AF_UNIX, SOCK_STREAM, 0);
+	int len = snprintf(u.sun_path + 1, 60, "udk-%d", getpid()) + 1;
+	u.sun_path[len++] = 0; /* a NUL inside is part of the name */
+	u.sun_path[len++] = 'x';
+	CHECK(bind(s, (void *)&u, (socklen_t)(2 + len)) == 0 && listen(s, 1) == 0);
+	CHECK(connect(c, (void *)&u, (socklen_t)(2 + len)) == 0);
+	CHECK(getsockname(s, (void *)&v, &n) == 0 && n == (socklen_t)(2 + len) && !memcmp(v.sun_path, u.sun_path, (size_t)len));
+	n = 5;
+	memset(&v, 7, sizeof v);
+	CHECK(getsockname(s, (void *)&v, &n) == 0 && n == (socklen_t)(2 + len) && v.sun_path[3] == 7);
+}
+
+CASE(descriptors_and_credentials)
+{
+	int sv[2], on = 1, fd = open("/etc/passwd", O_RDONLY);
+	char byte = 'x', space[CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))] = { 0 };
+	struct iovec io = { &byte, 1 };
+	struct msghdr m = { .msg_iov = &io, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space };
+	struct cmsghdr *h = CMSG_FIRSTHDR(&m);
+	struct ucred *who = NULL, me = { getpid(), getuid(), getgid() };
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, sv) == 0 && setsockopt(sv[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0);
+	*h = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
+	memcpy(CMSG_DATA(h), &fd, sizeof fd);
+	h = CMSG_NXTHDR(&m, h);
+	*h = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof me), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_CREDENTIALS };
+	memcpy(CMSG_DATA(h), &me, sizeof me);
+	CHECK(sendmsg(sv[0], &m, 0) == 1);
+	memset(space, 0, sizeof space);
+	m.msg_controllen = sizeof space;
+	CHECK(recvmsg(sv[1], &m, 0) == 1);
+	for (h = CMSG_FIRSTHDR(&m); h; h = CMSG_NXTHDR(&m, h)) {
+		if (h->cmsg_type == SCM_RIGHTS) {
+			struct stat a, b;
+			memcpy(&fd, CMSG_DATA(h), sizeof fd);
+			CHECK(fstat(fd, &a) == 0 && stat("/etc/passwd", &b) == 0 && a.st_ino == b.st_ino);
+		} else {
+			who = (void *)CMSG_DATA(h);
+		}
+	}
+	CHECK(who && who->uid == getuid() && who->gid == getgid());
+	socklen_t n = sizeof me;
+	CHECK(getsockopt(sv[0], SOL_SOCKET, SO_PEERCRED, &me, &n) == 0 && me.uid == getuid());
+}

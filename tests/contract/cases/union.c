@@ -1,0 +1,275 @@
+/* The private layer: the image shows through, is never changed, and what is made on top behaves like any file.
+ * The image has /lower: dir/{one,two,sub/deep}, file, link and kept-link -> file, empty/, hard (two names: hard2), ro (0444). */
+#include "case.h"
+
+#include <sys/xattr.h>
+
+#define L "/lower"
+
+static int names(const char *path, char *out, size_t size)
+{
+	DIR *d = opendir(path);
+	struct dirent *e;
+	int n = 0;
+	out[0] = 0;
+	CHECK(d);
+	while ((e = readdir(d))) {
+		if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+			continue;
+		n++;
+		if (strlen(out) + strlen(e->d_name) + 2 < size)
+			strcat(strcat(out, e->d_name), " ");
+	}
+	closedir(d);
+	return n;
+}
+
+static int listed(const char *dir, const char *name)
+{
+	DIR *d = opendir(dir);
+	struct dirent *e;
+	int found = 0;
+	CHECK(d);
+	while ((e = readdir(d)))
+		found += !strcmp(e->d_name, name);
+	closedir(d);
+	return found;
+}
+
+CASE(union_write_and_append)
+{
+	struct stat a, b;
+	int old = open(L "/file", O_RDONLY), fd;
+	char buf[64];
+	CHECK(stat(L "/file", &a) == 0 && same(L "/file", "lower"));
+	fd = open(L "/file", O_WRONLY | O_APPEND);
+	CHECK(fd >= 0 && write(fd, "+", 1) == 1 && same(L "/file", "lower+"));
+	CHECK(stat(L "/file", &b) == 0 && a.st_ino == b.st_ino && a.st_dev == b.st_dev && b.st_size == 6);
+	CHECK(fstat(fd, &b) == 0 && a.st_ino == b.st_ino);
+	CHECK(read(old, buf, sizeof buf) >= 5);
+	CHECK(listed(L, "file") == 1 && same(L "/kept-link", "lower+"));
+}
+
+CASE(union_truncate_and_times)
+{
+	struct timespec t[2] = { { 1000, 0 }, { 2000, 5 } };
+	struct stat s;
+	CHECK(truncate(L "/ro", 1) == 0 || errno == EACCES);
+	CHECK(utimensat(AT_FDCWD, L "/dir/two", t, 0) == 0 && stat(L "/dir/two", &s) == 0 && s.st_mtim.tv_sec == 2000);
+	CHECK(same(L "/dir/two", "2") && listed(L "/dir", "two") == 1);
+	CHECK(chmod(L "/dir/two", 0600) == 0 && stat(L "/dir/two", &s) == 0 && (s.st_mode & 0777) == 0600 && s.st_mtim.tv_sec == 2000);
+}
+
+CASE(union_remove_and_make_again)
+{
+	char b[512];
+	CHECK(names(L "/dir", b, sizeof b) == 3);
+	CHECK(unlink(L "/dir/one") == 0 && !there(L "/dir/one") && listed(L "/dir", "one") == 0);
+	FAILS(open(L "/dir/one", O_RDONLY), ENOENT);
+	FAILS(open(L "/dir/one", O_PATH), ENOENT);
+	FAILS(unlink(L "/dir/one"), ENOENT);
+	FAILS(rmdir(L "/dir"), ENOTEMPTY);
+	put(L "/dir/one", "again");
+	CHECK(same(L "/dir/one", "again") && listed(L "/dir", "one") == 1 && names(L "/dir", b, sizeof b) == 3);
+	CHECK(unlink(L "/dir/one") == 0 && mkdir(L "/dir/one", 0755) == 0 && names(L "/dir/one", b, sizeof b) == 0);
+	CHECK(rmdir(L "/dir/one") == 0 && !there(L "/dir/one"));
+}
+
+CASE(union_remove_directory)
+{
+	char b[512];
+	FAILS(rmdir(L "/tree"), ENOTEMPTY);
+	CHECK(unlink(L "/tree/x") == 0 && unlink(L "/tree/sub/y") == 0 && rmdir(L "/tree/sub") == 0 && rmdir(L "/tree") == 0);
+	CHECK(!there(L "/tree") && !there(L "/tree/x") && listed(L, "tree") == 0);
+	CHECK(mkdir(L "/tree", 0755) == 0 && names(L "/tree", b, sizeof b) == 0 && !there(L "/tree/x") && !there(L "/tree/sub"));
+	put(L "/tree/sub", "a file now");
+	CHECK(same(L "/tree/sub", "a file now") && names(L "/tree", b, sizeof b) == 1);
+}
+
+CASE(union_rename)
+{
+	struct stat s;
+	put("new", "new");
+	CHECK(rename(L "/ren/a", L "/ren/b2") == 0 && !there(L "/ren/a") && same(L "/ren/b2", "a"));
+	CHECK(rename("new", L "/ren/c") == 0 && same(L "/ren/c", "new") && listed(L "/ren", "c") == 1);
+	CHECK(rename(L "/ren/c", L "/ren/d") == 0 && same(L "/ren/d", "new") && !there(L "/ren/c") && listed(L "/ren", "c") == 0);
+	FAILS(rename(L "/ren/d", L "/ren/sub"), EISDIR);
+	FAILS(rename(L "/ren/sub", L "/ren/d"), ENOTDIR);
+	if (rename(L "/ren/sub", L "/ren/moved") == 0)
+		CHECK(stat(L "/ren/moved/z", &s) == 0 && !there(L "/ren/sub"));
+	else
+		CHECK(errno == EXDEV && there(L "/ren/sub/z"));
+	CHECK(mkdir(L "/ren/mine", 0755) == 0);
+	put(L "/ren/mine/f", "f");
+	CHECK(rename(L "/ren/mine", L "/ren/mine2") == 0 && same(L "/ren/mine2/f", "f"));
+	FAILS(syscall(SYS_renameat2, AT_FDCWD, L "/ren/d", AT_FDCWD, L "/ren/e", 1), EEXIST);
+}
+
+CASE(union_links)
+{
+	struct stat s;
+	CHECK(link(L "/hard", L "/hard3") == 0 && stat(L "/hard3", &s) == 0 && s.st_nlink >= 2 && same(L "/hard3", "hard"));
+	put(L "/hard3", "changed");
+	CHECK(same(L "/hard", "changed"));
+	CHECK(unlink(L "/link") == 0 && symlink("dir", L "/link") == 0 && there(L "/link/two"));
+}
+
+CASE(union_descriptors_across_the_first_write)
+{
+	struct stat a, b;
+	char p[64], buf[16];
+	int d = open(L "/fds", O_RDONLY | O_DIRECTORY), fd = open(L "/fds/f", O_RDONLY), path = open(L "/fds/g", O_PATH), e;
+	CHECK(d >= 0 && fd >= 0 && path >= 0);
+	e = openat(d, "new", O_WRONLY | O_CREAT, 0644);
+	CHECK(e >= 0 && fstatat(d, "new", &a, 0) == 0 && there(L "/fds/new") && listed(L "/fds", "new") == 1);
+	snprintf(p, sizeof p, "/proc/self/fd/%d", fd);
+	e = open(p, O_RDWR);
+	CHECK(e >= 0 && write(e, "W", 1) == 1 && same(L "/fds/f", "Wf"));
+	snprintf(p, sizeof p, "/proc/self/fd/%d", path);
+	e = open(p, O_WRONLY | O_TRUNC);
+	CHECK(e >= 0 && write(e, "new", 3) == 3 && same(L "/fds/g", "new"));
+	CHECK(fchmod(fd, 0600) == 0 && stat(L "/fds/f", &b) == 0 && (b.st_mode & 0777) == 0600);
+	CHECK(unlinkat(d, "g", 0) == 0 && !there(L "/fds/g"));
+	FAILS(openat(d, "g", O_RDONLY), ENOENT);
+	CHECK(read(fd, buf, sizeof buf) >= 0);
+	e = open(L "/fds/h", O_RDONLY);
+	CHECK(e >= 0 && fchmod(e, 0640) == 0 && futimens(e, NULL) == 0 && fstat(e, &a) == 0);
+	CHECK(stat(L "/fds/h", &b) == 0 && (b.st_mode & 0777) == 0640);
+}
+
+CASE(union_mapped_writes)
+{
+	int fd = open(L "/map", O_RDWR);
+	char *m = mmap(NULL, 4, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(fd >= 0 && m != MAP_FAILED);
+	memcpy(m, "MAP!", 4);
+	CHECK(msync(m, 4, MS_SYNC) == 0 && same(L "/map", "MAP!"));
+}
+
+CASE(union_cwd_below)
+{
+	char b[256];
+	CHECK(chdir(L "/cwd") == 0 && same("f", "f"));
+	put("n", "n");
+	CHECK(same("n", "n") && same(L "/cwd/n", "n") && listed(".", "n") == 1 && listed(".", "f") == 1);
+	CHECK(mkdir("s", 0755) == 0 && chdir("s") == 0 && same("../f", "f") && same("../n", "n"));
+	CHECK(getcwd(b, sizeof b) && !strcmp(b, L "/cwd/s"));
+	CHECK(chdir("..") == 0 && unlink("f") == 0 && !there("f") && listed(".", "f") == 0);
+}
+
+CASE(union_listing_is_stable)
+{
+	DIR *d;
+	struct dirent *e;
+	char name[32];
+	long half = 0;
+	int n = 0, again = 0;
+	for (int i = 0; i < 300; i++) {
+		snprintf(name, sizeof name, L "/many/upper%d", i);
+		put(name, "");
+	}
+	d = opendir(L "/many");
+	CHECK(d);
+	while ((e = readdir(d))) {
+		if (e->d_name[0] == '.')
+			continue;
+		if (++n == 100)
+			half = telldir(d);
+		CHECK(e->d_type == DT_REG || e->d_type == DT_UNKNOWN);
+	}
+	CHECK(n == 500);
+	rewinddir(d);
+	while (readdir(d))
+		again++;
+	CHECK(again == 502);
+	seekdir(d, half);
+	for (n = 100; readdir(d);)
+		n++;
+	CHECK(n >= 500 && n <= 502);
+	rewinddir(d);
+	n = 0;
+	while ((e = readdir(d))) /* removed while it is read */
+		if (e->d_name[0] != '.' && ++n)
+			CHECK(unlinkat(dirfd(d), e->d_name, 0) == 0);
+	CHECK(n == 500);
+	CHECK(rmdir(L "/many") == 0);
+}
+
+static void *grow(void *arg)
+{
+	for (int i = 0; i < 50; i++) {
+		int fd = open(L "/race", O_WRONLY | O_APPEND);
+		if (fd < 0 || write(fd, (char *)arg, 1) != 1)
+			return (void *)1;
+		close(fd);
+	}
+	return NULL;
+}
+
+CASE(union_two_writers_race)
+{
+	pthread_t a, b;
+	void *r, *s;
+	struct stat st;
+	pthread_create(&a, NULL, grow, "a");
+	pthread_create(&b, NULL, grow, "b");
+	pthread_join(a, &r);
+	pthread_join(b, &s);
+	CHECK(!r && !s && stat(L "/race", &st) == 0 && st.st_size == 104);
+}
+
+CASE(union_attributes)
+{
+	char v[16];
+	if (setxattr(L "/xattr", "user.mine", "v", 1, 0) < 0) {
+		CHECK(errno == EOPNOTSUPP || errno == ENOTSUP);
+		return;
+	}
+	CHECK(getxattr(L "/xattr", "user.mine", v, sizeof v) == 1 && v[0] == 'v' && same(L "/xattr", "x"));
+	CHECK(removexattr(L "/xattr", "user.mine") == 0);
+}
+
+CASE(union_special_files)
+{
+	struct sockaddr_un u = { AF_UNIX, L "/special/sock" };
+	int s = socket(AF_UNIX, SOCK_STREAM, 0);
+	struct stat st;
+	CHECK(mkfifo(L "/special/fifo", 0600) == 0 && stat(L "/special/fifo", &st) == 0 && S_ISFIFO(st.st_mode));
+	CHECK(bind(s, (void *)&u, sizeof u) == 0 && stat(u.sun_path, &st) == 0 && S_ISSOCK(st.st_mode));
+	CHECK(listed(L "/special", "sock") == 1 && listed(L "/special", "lowerfile") == 1);
+}
+
+CASE(read_only_bind)
+{
+	struct stat s;
+	CHECK(stat("/ro/file", &s) == 0 && same("/ro/file", "ro"));
+	FAILS(open("/ro/file", O_WRONLY), EROFS);
+	FAILS(open("/ro/new", O_WRONLY | O_CREAT, 0644), EROFS);
+	FAILS(mkdir("/ro/d", 0755), EROFS);
+	FAILS(unlink("/ro/file"), EROFS);
+	FAILS(rename("/ro/file", "/ro/g"), EROFS);
+	FAILS(chmod("/ro/file", 0600), EROFS);
+	FAILS(utimensat(AT_FDCWD, "/ro/file", NULL, 0), EROFS);
+	FAILS(truncate("/ro/file", 0), EROFS);
+	FAILS(access("/ro/file", W_OK), EROFS);
+	CHECK(access("/ro/file", R_OK) == 0);
+	int fd = open("/ro/file", O_RDONLY);
+	FAILS(fchmod(fd, 0600), EROFS);
+}
+
+CASE(binds)
+{
+	struct stat s;
+	CHECK(same("/rw/file", "bind") && same("/rw/nested/file", "nested"));
+	put("/rw/made", "made");
+	CHECK(same("/rw/made", "made") && unlink("/rw/made") == 0);
+	CHECK(same("/lower/bound", "bind"));
+	FAILS(rename("/rw/file", "/tmp/x"), EXDEV);
+	FAILS(link("/rw/file", "/tmp/x"), EXDEV);
+	FAILS(rename("/rw/nested", "/rw/other"), EBUSY);
+	FAILS(rmdir("/rw/nested"), EBUSY);
+	FAILS(unlink("/lower/bound"), EBUSY);
+	CHECK(listed("/", "rw") == 1 && stat("/rw/..", &s) == 0);
+	CHECK(chdir("/rw/nested") == 0 && same("file", "nested") && same("../file", "bind"));
+	CHECK(symlink("/etc/passwd", "/rw/abs") == 0 && stat("/rw/abs", &s) == 0 && unlink("/rw/abs") == 0);
+}

@@ -1,0 +1,195 @@
+"""The contract: what every engine must do alike, judged by one program of many cases inside a container."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from tests.support.needs import find
+from udk.engines.base import Engine
+from udk.engines.guard import spawn
+from udk.engines.select import by_name, probe
+from udk.runtime.spec import Identity, Mount, Root, RunSpec
+
+ENGINES = ("namespace", "trap")
+CASES = sorted((Path(__file__).parent / "cases").glob("*.c"))
+
+# name -> compiler and its arguments; the dynamic ones bring their interpreter and libraries along
+BUILDS: Mapping[str, tuple[str, ...]] = {
+    "glibc": ("gcc", "-pie", "-fPIE"),
+    "static": ("gcc", "-static"),
+    "static-pie": ("gcc", "-static-pie"),
+    "musl": ("musl-gcc", "-pie", "-fPIE"),
+    "musl-static": ("musl-gcc", "-static"),
+}
+
+
+def build(name: str, where: Path) -> Optional[Path]:
+    """The cases as a program, or None where the compiler is missing."""
+    compiler, *flags = BUILDS[name]
+    if not find(compiler):
+        return None
+    target = where / name / "cases"
+    target.parent.mkdir(parents=True)
+    headers = []
+    if compiler == "musl-gcc":  # has no kernel headers of its own
+        include = where / name / "include"
+        include.mkdir()
+        for sub in ("linux", "asm", "asm-generic"):
+            real = Path("/usr/include") / sub
+            if not real.exists():
+                real = Path(f"/usr/include/{os.uname().machine}-linux-gnu") / sub
+            (include / sub).symlink_to(real)
+        headers = ["-idirafter", str(include)]
+    subprocess.run(
+        [compiler, "-O1", "-w", "-pthread", *flags, *headers, *map(str, CASES), "-o", str(target)], check=True
+    )
+    return target
+
+
+def add_libraries(program: Path, root: Path) -> None:
+    """Copies what a dynamic program needs to the same paths below ``root``."""
+    text = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=False).stdout
+    interpreter = subprocess.run(
+        ["readelf", "-lW", str(program)], capture_output=True, text=True, check=True
+    ).stdout
+    wanted = {word for word in text.split() if word.startswith("/") and os.path.exists(word)}
+    if "ld-musl" in interpreter:  # is the library too; glibc's ldd does not know
+        wanted = set()
+    wanted |= {w.rstrip("]") for w in interpreter.split() if w.startswith("/lib") and w.endswith("]")}
+    for path in wanted:
+        target = root / path.lstrip("/")
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(os.path.realpath(path), target)
+
+
+def make_lower(root: Path) -> None:
+    """The image that ``cases/union.c`` describes."""
+    for name in ("etc", "tmp", "proc", "dev", "sys", "opt/contract"):
+        (root / name).mkdir(parents=True)
+    (root / "tmp").chmod(0o1777)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    files = {
+        "dir/one": "1", "dir/two": "2", "dir/sub/deep": "deep", "file": "lower", "ro": "ro", "tree/x": "x",
+        "tree/sub/y": "y", "ren/a": "a", "ren/b": "b", "ren/e": "e", "ren/sub/z": "z", "hard": "hard", "fds/f": "ff",
+        "fds/g": "g", "fds/h": "h", "map": "mapp", "cwd/f": "f", "race": "race", "xattr": "x",
+        "special/lowerfile": "s", "owned": "o", "bound": "not bound",
+    }  # fmt: skip
+    files.update({f"many/lower{i}": "" for i in range(200)})
+    for name, text in files.items():
+        path = root / "lower" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (root / "lower/link").symlink_to("file")
+    (root / "lower/kept-link").symlink_to("file")
+    (root / "lower/empty").mkdir()
+    os.link(root / "lower/hard", root / "lower/hard2")
+    (root / "lower/ro").chmod(0o444)
+
+
+class Arena:
+    """An image with the cases, and a way to run them by an engine."""
+
+    def __init__(self, root: Path, where: Path) -> None:
+        self.root, self.where = root, where
+        for name, text in (("bind/file", "bind"), ("nested/file", "nested"), ("ro/file", "ro")):
+            path = where / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        (where / "bind" / "nested").mkdir()
+
+    def mounts(self) -> tuple[Mount, ...]:
+        bind, nested = str(self.where / "bind"), str(self.where / "nested")
+        return (
+            Mount(kind="proc", target="/proc"),
+            Mount(kind="dev", target="/dev"),
+            Mount(kind="sys", target="/sys"),
+            Mount(source=bind, target="/rw"),
+            Mount(source=nested, target="/rw/nested"),
+            Mount(source=str(self.where / "ro"), target="/ro", readonly=True),
+            Mount(source=f"{bind}/file", target="/lower/bound", is_dir=False),
+        )
+
+    def spec(self, *argv: str, **changes: Any) -> RunSpec:
+        home = self.where / uuid.uuid4().hex[:8]
+        for name in ("upper", "work"):
+            (home / name).mkdir(parents=True)
+        fixed: dict[str, Any] = {
+            "root": Root(
+                lower=(str(self.root),), upper=f"{home}/upper", work=f"{home}/work", changes=f"{home}/changes",
+                volatile=True,
+            ),
+            "mounts": self.mounts(),
+            "env": {"PATH": "/bin:/opt/contract", **changes.pop("env", {})},
+            "cookie": uuid.uuid4().hex[:16],
+            "identity": Identity(),
+            "cleanup": (str(home),),
+        }  # fmt: skip
+        return RunSpec(argv=argv, **{**fixed, **changes})
+
+    def run(self, engine: Engine, *argv: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+        launcher = changes.pop("launcher", ())
+        spec = self.spec(*argv, **changes)
+        options: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True,
+            "errors": "replace",
+        }  # fmt: skip
+        if launcher:
+            import json
+
+            command = [*launcher, "-m", "tests.contract.start", engine.name]
+            return subprocess.run(
+                command,
+                **{**options, "stdin": None},
+                input=json.dumps(spec.as_dict()),
+                check=False,
+                timeout=250,
+            )
+        guard = spawn(spec, engine.launch(spec), **options)
+        out, _ = guard.communicate(timeout=250)
+        return subprocess.CompletedProcess(argv, guard.returncode, out, "")
+
+
+@pytest.fixture(scope="session")
+def arena(tmp_path_factory: pytest.TempPathFactory) -> Arena:
+    where = tmp_path_factory.mktemp("contract")
+    root = where / "root"
+    root.mkdir()
+    make_lower(root)
+    return Arena(root, where)
+
+
+@pytest.fixture(scope="session")
+def programs(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The builds of the cases: name -> path inside."""
+    where = tmp_path_factory.mktemp("builds")
+    made = {}
+    for name in BUILDS:
+        program = build(name, where)
+        if program is None:
+            continue
+        target = arena.root / "opt/contract" / name / "cases"
+        target.parent.mkdir()
+        shutil.copy(program, target)
+        add_libraries(program, arena.root)
+        made[name] = f"/opt/contract/{name}/cases"
+    return made
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    chosen = by_name(request.param)
+    reason = probe(chosen, fresh=True)
+    if reason:
+        if os.environ.get("UDK_CI") == "1":
+            pytest.fail(f"{request.param}: {reason}")
+        pytest.skip(f"{request.param} does not work here: {reason}")
+    yield chosen

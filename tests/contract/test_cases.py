@@ -1,0 +1,49 @@
+"""Every case, for every build of the program and every engine; and the image untouched by all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.contract.conftest import BUILDS, Arena
+from tests.support.needs import require
+from udk.engines.base import Engine
+
+# What an engine does differently, and why that is right for it.
+EXPECTED: dict[str, set[str]] = {
+    "namespace": set(),
+    "trap": set(),
+}
+
+
+def snapshot(tree: Path) -> str:
+    """All that can be seen of a tree, access times left out."""
+    digest = hashlib.sha256()
+    for path in sorted(tree.rglob("*")):
+        st = path.lstat()
+        digest.update(
+            repr(
+                (path, st.st_mode, st.st_size, st.st_mtime_ns, st.st_ctime_ns, st.st_nlink, st.st_ino)
+            ).encode("utf-8", "surrogateescape")
+        )
+        if path.is_file() and not path.is_symlink():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", BUILDS)
+def test_cases(engine: Engine, arena: Arena, programs: dict[str, str], build: str) -> None:
+    if build not in programs:
+        require(BUILDS[build][0])
+    before = snapshot(arena.root)
+    env = {"CONTRACT_FAKE_ROOT": "1"} if engine.name == "trap" else {}
+    done = arena.run(engine, programs[build], env=env)
+    failed = {line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("FAIL ")}
+    assert failed <= EXPECTED[engine.name], done.stdout
+    assert " passed, " in done.stdout, done.stdout
+    assert snapshot(arena.root) == before
+    assert not os.listdir("/dev/shm") or not [n for n in os.listdir("/dev/shm") if n.startswith("udk-")]
