@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,7 +50,7 @@ def build(name: str, where: Path) -> Optional[Path]:
             (include / sub).symlink_to(real)
         headers = ["-idirafter", str(include)]
     subprocess.run(
-        [compiler, "-O1", "-w", "-pthread", *flags, *headers, *map(str, CASES), "-o", str(target)], check=True
+        [compiler, "-w", "-pthread", *flags, *headers, *map(str, CASES), "-o", str(target)], check=True
     )
     return target
 
@@ -79,8 +80,8 @@ def make_lower(root: Path) -> None:
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     files = {
         "dir/one": "1", "dir/two": "2", "dir/sub/deep": "deep", "file": "lower", "ro": "ro", "tree/x": "x",
-        "tree/sub/y": "y", "ren/a": "a", "ren/b": "b", "ren/e": "e", "ren/sub/z": "z", "hard": "hard", "fds/f": "ff",
-        "fds/g": "g", "fds/h": "h", "map": "mapp", "cwd/f": "f", "race": "race", "xattr": "x",
+        "tree/sub/y": "y", "ren/a": "a", "ren/b": "b", "ren/e": "e", "ren/sub/z": "z", "hard": "hard",
+        "fds/f": "ff", "fds/g": "g", "fds/h": "h", "map": "mapp", "cwd/f": "f", "race": "race", "xattr": "x",
         "special/lowerfile": "s", "owned": "o", "bound": "not bound",
     }  # fmt: skip
     files.update({f"many/lower{i}": "" for i in range(200)})
@@ -124,8 +125,8 @@ class Arena:
             (home / name).mkdir(parents=True)
         fixed: dict[str, Any] = {
             "root": Root(
-                lower=(str(self.root),), upper=f"{home}/upper", work=f"{home}/work", changes=f"{home}/changes",
-                volatile=True,
+                lower=(str(self.root),), upper=f"{home}/upper", work=f"{home}/work",
+                changes=f"{home}/changes", volatile=True,
             ),
             "mounts": self.mounts(),
             "env": {"PATH": "/bin:/opt/contract", **changes.pop("env", {})},
@@ -143,16 +144,9 @@ class Arena:
             "errors": "replace",
         }  # fmt: skip
         if launcher:
-            import json
-
-            command = [*launcher, "-m", "tests.contract.start", engine.name]
-            return subprocess.run(
-                command,
-                **{**options, "stdin": None},
-                input=json.dumps(spec.as_dict()),
-                check=False,
-                timeout=250,
-            )
+            command = [*launcher, sys.executable, "-m", "tests.contract.start", engine.name]
+            del options["stdin"]
+            return subprocess.run(command, **options, input=spec.to_json(), check=False, timeout=250)
         guard = spawn(spec, engine.launch(spec), **options)
         out, _ = guard.communicate(timeout=250)
         return subprocess.CompletedProcess(argv, guard.returncode, out, "")
@@ -182,6 +176,17 @@ def programs(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         add_libraries(program, arena.root)
         made[name] = f"/opt/contract/{name}/cases"
     return made
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """``launcher MODE PROGRAM...``: a program that makes this node worse, see ``launcher.c``."""
+    target = tmp_path_factory.mktemp("launcher") / "launcher"
+    subprocess.run(
+        ["gcc", "-O1", "-Wall", "-Werror", str(Path(__file__).parent / "launcher.c"), "-o", str(target)],
+        check=True,
+    )
+    return str(target)
 
 
 @pytest.fixture(scope="session", params=ENGINES)

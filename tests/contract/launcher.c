@@ -1,0 +1,47 @@
+/* launcher MODE PROGRAM ARGS...: runs a program on a worse node than this one.
+ *
+ *   denied   no user namespaces, no ptrace: EPERM, as in many containers and on many nodes
+ *   old      ENOSYS for every system call newer than Linux 3.10
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define LOAD(at) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, at)
+#define RET(v) BPF_STMT(BPF_RET | BPF_K, v)
+#define IF(nr, skip) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, skip)
+#define FIRST_NEWER 314 /* sched_setattr, Linux 3.14 */
+
+int main(int argc, char **argv)
+{
+	struct sock_filter denied[] = {
+		LOAD(0), IF(SYS_unshare, 1), RET(SECCOMP_RET_ERRNO | EPERM), IF(SYS_ptrace, 1), RET(SECCOMP_RET_ERRNO | EPERM),
+		IF(435 /* clone3 */, 1), RET(SECCOMP_RET_ERRNO | ENOSYS), IF(SYS_clone, 3), LOAD(16),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_NEWUSER, 0, 1), RET(SECCOMP_RET_ERRNO | EPERM), RET(SECCOMP_RET_ALLOW),
+	};
+	struct sock_filter old[] = {
+		LOAD(0), BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, FIRST_NEWER, 0, 1), RET(SECCOMP_RET_ERRNO | ENOSYS),
+		RET(SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog p;
+
+	if (argc < 3)
+		return 2;
+	p = !strcmp(argv[1], "old") ? (struct sock_fprog){ sizeof old / sizeof *old, old }
+				    : (struct sock_fprog){ sizeof denied / sizeof *denied, denied };
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p)) {
+		perror("launcher");
+		return 2;
+	}
+	execv(argv[2], argv + 2);
+	perror(argv[2]);
+	return 2;
+}
