@@ -224,6 +224,7 @@ void keeper_main(struct plan *plan, int socket)
 		give_up(&k, &f);
 	}
 	message_send(socket, MSG_STARTED, k.payload, NULL, 0, -1);
-	close_all_but((const int[]){ k.signals, socket, k.proc }, 3);
+	/* The terminal's slave stays open: a payload that closes it and lives on is not the end of the terminal. */
+	close_all_but((const int[]){ k.signals, socket, k.proc, h.tty }, 4);
 	watch(&k);
 }

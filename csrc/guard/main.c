@@ -59,8 +59,8 @@ static void on_signal(struct guard *g, const struct signalfd_siginfo *s)
 	if (sig == SIGCHLD)
 		return;
 	if (g->plan.tty && (sig == SIGWINCH || sig == SIGCONT)) {
-		if (sig == SIGCONT && g->tty.raw)
-			tty_raw(&g->tty);
+		if (sig == SIGCONT && g->tty.master >= 0)
+			tty_raw(&g->tty); /* a shell may have changed it meanwhile, or we were in the background */
 		tty_resize(&g->tty);
 		if (sig == SIGWINCH)
 			return; /* the container's terminal tells the payload itself */
@@ -212,6 +212,22 @@ static void run(struct guard *g)
 	}
 }
 
+/* What a caller may have left behind that would confuse us, and that the payload shall find as it was. */
+static void normalise(struct guard *g)
+{
+	struct ksigaction old;
+
+	/* where SIGCHLD is ignored, the kernel reaps children itself and their status is lost */
+	if (sys_sigaction(SIGCHLD, NULL, &old) >= 0 && old.handler == SIG_IGN) {
+		sys_signal_default(SIGCHLD, false);
+		g->plan.ignored_signals = SIGBIT(SIGCHLD);
+	}
+	/* a closed stream's number must not be given to a descriptor of ours; the payload finds it closed again */
+	for (int fd = 0; fd < 3; fd++)
+		if (sys_fcntl(fd, F_GETFD, 0) == -EBADF)
+			sys_open("/dev/null", O_RDWR | O_CLOEXEC, 0);
+}
+
 static void start(struct guard *g)
 {
 	struct plan *p = &g->plan;
@@ -314,6 +330,7 @@ static int command_run(const char *fd_text, char **envp)
 	const char *wrong = parse_u64(fd_text, 10, &fd) ? plan_read((int)fd, &g.plan) : "no descriptor";
 	if (wrong)
 		refuse(wrong);
+	normalise(&g);
 	sys_prctl(PR_SET_NAME, (unsigned long)"udk", 0, 0, 0);
 	sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	g.signals = (int)sys_signalfd(-1, &all, O_CLOEXEC | O_NONBLOCK);

@@ -204,6 +204,8 @@ void payload_main(struct plan *p, const struct handover *h)
 	for (int sig = 1; sig <= 64; sig++)
 		if (p->default_signals & SIGBIT(sig))
 			sys_signal_default(sig, false);
+		else if (p->ignored_signals & SIGBIT(sig))
+			sys_signal_default(sig, true);
 	sys_sigprocmask(SIG_SETMASK, &p->signals, NULL);
 	execute(p, &f);
 	give_up(h, &f);

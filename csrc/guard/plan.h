@@ -49,6 +49,7 @@ struct plan {
 	size_t n_limits;
 	sigmask signals;       /* the caller's signal mask */
 	sigmask default_signals; /* signals whose disposition goes back to the default */
+	sigmask ignored_signals; /* that the caller ignored, and the guard could not (not from the plan) */
 	bool new_privileges;   /* the payload may gain privileges by exec (subordinate ids only) */
 	bool set_ids;          /* uid, gid and groups are to be set (else the mapping already shows them) */
 	uint32_t uid, gid, groups[MAX_GROUPS];

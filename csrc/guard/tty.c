@@ -35,10 +35,20 @@ bool tty_open(int *master, int *slave, struct failure *f)
 /* What the caller's terminal was before; in static memory because every exit path needs it. */
 static struct termios before;
 
+/* A background job may neither read the terminal nor change it: it is another's. */
+static bool in_background(void)
+{
+	int owner;
+
+	return sys_ioctl(0, TIOCGPGRP, &owner) >= 0 && owner != sys_getpgid(0);
+}
+
 void tty_raw(struct tty *t)
 {
 	struct termios mode;
 
+	if (in_background())
+		return;
 	if (!t->raw) {
 		if (sys_ioctl(0, TCGETS, &before) < 0)
 			return; /* standard input is not a terminal */
@@ -78,7 +88,7 @@ size_t tty_poll(const struct tty *t, struct pollfd *p)
 	if (t->master < 0)
 		return 0;
 	p[n++] = (struct pollfd){ .fd = t->master, .events = (t->n_out ? 0 : POLLIN) | (t->n_in ? POLLOUT : 0) };
-	if (!t->eof && !t->n_in)
+	if (!t->eof && !t->n_in && !in_background())
 		p[n++] = (struct pollfd){ .fd = 0, .events = POLLIN };
 	if (t->n_out)
 		p[n++] = (struct pollfd){ .fd = 1, .events = POLLOUT };
@@ -113,7 +123,7 @@ void tty_relay(struct tty *t)
 
 	if (t->master < 0)
 		return;
-	if (!t->eof && !t->n_in && ready(0, POLLIN)) {
+	if (!t->eof && !t->n_in && !in_background() && ready(0, POLLIN)) {
 		r = sys_read(0, t->in, sizeof t->in);
 		if (r > 0) {
 			t->n_in = (size_t)r;

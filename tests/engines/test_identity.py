@@ -219,8 +219,20 @@ def test_owners_beyond_the_subordinate_ids_are_named(shell: Box, tmp_path: Path)
     assert not os.path.exists(home)
 
 
+def test_subordinate_ids_of_a_directory_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "getsubids"
+    tool.write_text("#!/bin/sh\necho 0: me 7000 100\n[ $1 = -g ] || echo 1: me 9000 5\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("udk.engines.subids._ranges", lambda *_: [])
+    ops = map_ops()
+    assert [op[1:] for op in ops if op[0] == "map-uid"][1:] == [("1", "7000", "100"), ("101", "9000", "5")]
+    assert [op[1:] for op in ops if op[0] == "map-gid"][1:] == [("1", "7000", "100")]
+
+
 def test_missing_subordinate_ids_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("udk.engines.subids._ranges", lambda *_: [])
+    monkeypatch.setattr("udk.engines.subids._ranges_of_directory", lambda *_: [])
     with pytest.raises(EngineUnavailableError, match="/etc/subuid has no subordinate ids"):
         map_ops()
     monkeypatch.setenv("PATH", str(tmp_path))

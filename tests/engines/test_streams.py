@@ -128,6 +128,17 @@ def test_the_callers_mask_and_dispositions_are_kept(box: Box) -> None:
     assert ignored == 1 << (signal.SIGINT - 1) | 1 << (signal.SIGQUIT - 1)
 
 
+def test_a_caller_that_ignores_its_children(box: Box) -> None:
+    """With SIGCHLD ignored the kernel reaps and forgets: the status must arrive all the same."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    assert box.run("/hello", "exit", "37", popen={"preexec_fn": prepare}).returncode == 37
+    out = box.output("/hello", "signals", popen={"preexec_fn": prepare})
+    assert int(out.split()[3], 16) == 1 << (signal.SIGCHLD - 1)
+
+
 def test_exec_guard_through_a_signal(box: Box) -> None:
     spec = box.spec("/hello", "sleep", "1000000")
     process = subprocess.Popen(exec_script(spec.to_json()), stdout=subprocess.PIPE)
@@ -270,6 +281,82 @@ def test_terminal_is_restored_when_the_command_is_missing(box: Box) -> None:
     assert b"no such file" in t.text
 
 
+SHELL = """
+import os, signal, sys
+pid = os.fork()
+if pid == 0:
+    os.setpgid(0, 0)
+    if sys.argv[1] == "foreground":
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        os.tcsetpgrp(0, os.getpid())
+        signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    os.execv(sys.argv[2], sys.argv[2:])
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+if sys.argv[1] == "foreground":
+    _, st = os.waitpid(pid, os.WUNTRACED)
+    os.write(1, b"stopped %d\\n" % os.WSTOPSIG(st))
+else:
+    sys.stdin.readline()
+os.tcsetpgrp(0, pid)
+os.killpg(pid, signal.SIGCONT)
+_, st = os.waitpid(pid, 0)
+os.write(1, b"ended %d\\n" % os.WEXITSTATUS(st))
+"""
+
+
+class Shell:
+    """A session leader with a terminal that runs udk as a job, in the foreground or not, as a shell does."""
+
+    def __init__(self, where: str, spec_json: str) -> None:
+        self.master, self.slave = pty.openpty()
+        self.text = b""
+
+        def lead() -> None:
+            os.setsid()
+            fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SHELL, where, *exec_script(spec_json)],
+            stdin=self.slave, stdout=subprocess.PIPE, stderr=self.slave, preexec_fn=lead,  # noqa: PLW1509
+        )  # fmt: skip
+
+    def told(self) -> bytes:
+        assert self.process.stdout
+        return self.process.stdout.readline()
+
+    def seen(self, words: bytes) -> bool:
+        if select.select([self.master], [], [], 0.05)[0]:
+            self.text += os.read(self.master, 65536)
+        return words in self.text
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        os.close(self.master)
+        os.close(self.slave)
+
+
+def test_a_background_job_leaves_the_terminal_alone(shell: Box) -> None:
+    """`udk run -t ... &`: the terminal is the shell's until the job comes to the foreground."""
+    spec = shell.spec("sh", "-c", "echo shown; read x; echo got $x; exit 4", tty=True)
+    job = Shell("background", spec.to_json())
+    before = termios.tcgetattr(job.slave)
+    try:
+        wait_until(lambda: marked(shell.mark))
+        time.sleep(0.1)  # time in which it could do wrong
+        assert termios.tcgetattr(job.slave) == before
+        os.write(job.master, b"for the shell\n")
+        wait_until(lambda: not termios.tcgetattr(job.slave)[3] & termios.ECHO, what="raw in the foreground")
+        os.write(job.master, b"for the job\r")
+        assert job.told() == b"shown\r\n"
+        assert job.told() == b"for the job\r\n"
+        assert job.told() == b"got for the job\r\n"
+        assert job.told() == b"ended 4\n"
+        assert termios.tcgetattr(job.slave) == before
+    finally:
+        job.close()
+
+
 def test_job_control_inside(shell: Box) -> None:
     t = Terminal(shell, "sh", "-i", env={"PS1": "$ "})
     t.expect(b"$ ")
@@ -296,6 +383,27 @@ def test_large_output_to_a_terminal(shell: Box) -> None:
     status, _ = t.end()
     assert status == 0
     assert t.text == b"".join(b"%d\r\n" % i for i in range(1, 20001))
+
+
+@pytest.mark.parametrize("lines", [100, 700, 3000])
+def test_output_that_is_read_late(shell: Box, lines: int) -> None:
+    """What a payload wrote to its terminal just before it ended is not lost with it."""
+    t = Terminal(shell, "sh", "-c", f"seq 1 {lines}")
+    time.sleep(0.5)
+    status, _ = t.end()
+    assert status == 0
+    assert t.text == b"".join(b"%d\r\n" % i for i in range(1, lines + 1))
+
+
+def test_a_payload_that_leaves_its_terminal(shell: Box) -> None:
+    """It goes on; and the guard sleeps meanwhile."""
+    t = Terminal(shell, "sh", "-c", "echo before; exec <&- >&- 2>&-; sleep 1; echo after >/dev/tty; exit 5")
+    t.expect(b"before")
+    time.sleep(0.6)
+    fields = Path(f"/proc/{t.guard.pid}/stat").read_text().rpartition(")")[2].split()
+    assert int(fields[11]) + int(fields[12]) < 10  # ticks of 10 ms
+    status, _ = t.end()
+    assert (status, t.text) == (5, b"before\r\nafter\r\n")
 
 
 def test_terminal_with_a_pipe_as_input(shell: Box) -> None:
@@ -327,43 +435,16 @@ def test_terminal_hangup(box: Box) -> None:
 
 def test_suspend_key_without_a_terminal_of_ones_own(box: Box) -> None:
     """Without -t the payload is in the caller's foreground group; ^Z stops all, and the shell sees it."""
-    master, slave = pty.openpty()
-
-    def foreground() -> None:
-        os.setsid()
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-    # a session leader in between, as the shell is: else the group is an orphan and does not stop
-    spec = box.spec("/hello", "sleep", "1000000")
-    script = (
-        "import os, signal, sys\n"
-        "signal.signal(signal.SIGTTOU, signal.SIG_IGN)\n"
-        "pid = os.fork()\n"
-        "if pid == 0:\n"
-        "    os.setpgid(0, 0); os.tcsetpgrp(0, os.getpid()); signal.signal(signal.SIGTTOU, signal.SIG_DFL)\n"
-        "    os.execv(sys.argv[1], sys.argv[1:])\n"
-        "_, st = os.waitpid(pid, os.WUNTRACED); os.write(1, b'stopped %d\\n' % os.WSTOPSIG(st))\n"
-        "os.tcsetpgrp(0, pid); os.killpg(pid, signal.SIGCONT)\n"
-        "_, st = os.waitpid(pid, 0); os.write(1, b'ended %d\\n' % os.WEXITSTATUS(st))\n"
-    )
-    command = exec_script(spec.to_json())
-    shell = subprocess.Popen(
-        [sys.executable, "-c", script, *command], stdin=slave, stdout=subprocess.PIPE, stderr=slave,
-        preexec_fn=foreground,  # noqa: PLW1509
-    )  # fmt: skip
+    job = Shell("foreground", box.spec("/hello", "sleep", "1000000").to_json())
     try:
         payload = wait_until(lambda: marked(box.mark))[0]
-        os.write(master, b"\x1a")
-        assert shell.stdout
-        assert shell.stdout.readline() == b"stopped %d\n" % signal.SIGTSTP
+        os.write(job.master, b"\x1a")
+        assert job.told() == b"stopped %d\n" % signal.SIGTSTP
         wait_until(lambda: _state(payload) == "S", what="continued")
-        os.write(master, b"\x03")
-        assert shell.stdout.readline() == b"ended 130\n"
+        os.write(job.master, b"\x03")
+        assert job.told() == b"ended 130\n"
     finally:
-        shell.kill()
-        shell.wait()
-        os.close(master)
-        os.close(slave)
+        job.close()
 
 
 def _state(pid: int) -> Optional[str]:

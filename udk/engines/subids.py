@@ -25,6 +25,21 @@ def _ranges(path: str, uid: int, name: str) -> list[tuple[int, int]]:
     return [r for r in found if r[1] > 0][:_MAX_RANGES]
 
 
+def _ranges_of_directory(option: list[str], name: str) -> list[tuple[int, int]]:
+    """What getsubids tells, where ids are kept in a directory service (nsswitch.conf's ``subid``)."""
+    import shutil
+    import subprocess
+
+    tool = shutil.which("getsubids", path=os.environ.get("PATH", "") + ":/usr/bin:/usr/sbin")
+    if not tool:
+        return []
+    done = subprocess.run(
+        [tool, *option, name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+    )
+    rows = (line.split() for line in done.stdout.decode("ascii", "replace").splitlines())
+    return [(int(r[2]), int(r[3])) for r in rows if len(r) == 4 and r[2].isdigit() and r[3].isdigit()]
+
+
 def _tool(name: str) -> str:
     for directory in (*os.environ.get("PATH", "").split(":"), "/usr/bin", "/bin", "/usr/sbin"):
         path = f"{directory}/{name}"
@@ -47,7 +62,7 @@ def map_ops() -> list[tuple[str, ...]]:
         name = str(uid)
     ops: list[tuple[str, ...]] = [("map-tools", _tool("newuidmap"), _tool("newgidmap"))]
     for op, own, path in (("map-uid", uid, "/etc/subuid"), ("map-gid", gid, "/etc/subgid")):
-        ranges = _ranges(path, uid, name)
+        ranges = _ranges(path, uid, name) or _ranges_of_directory(["-g"] if op == "map-gid" else [], name)
         if not ranges:
             raise EngineUnavailableError(
                 f"{path} has no subordinate ids for {name}",
