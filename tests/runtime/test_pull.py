@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from tests.store.support import snapshot
 from tests.support.images import Image, Layout, compress, sha256, tar_of
+from tests.support.needs import needs
 from tests.support.registry import FaultyRegistry
 from udk.archive.source import open_source
 from udk.base.progress import Progress, Task
@@ -489,3 +491,20 @@ def test_what_a_killed_pull_left_goes_with_the_next(world: World) -> None:
     while os.listdir(f"{world.store.path}/trash") or orphan.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@needs("skopeo")
+def test_docker_images_are_readable_by_other_tools_too(world: World) -> None:
+    made = world.layout.add_image(LAYERS, "1", docker=True)
+    image = world.pull()
+    assert Path(world.store.blob_path(image.digest)).read_bytes() == made.manifest
+    name = f"oci:{world.store.path}/oci:{image.reference}"
+    copied = f"oci:{world.store.path}/../copy:x"
+    for command in (["inspect", name], ["--insecure-policy", "copy", "-q", name, copied]):
+        subprocess.run(["skopeo", *command], check=True, capture_output=True)
+    world.store.gc()
+    assert world.store.fsck() == []  # the converted manifest stays
+    assert len(os.listdir(f"{world.store.path}/oci/blobs/sha256")) == 6
+    world.store.remove_ref(image)
+    world.store.gc()
+    assert os.listdir(f"{world.store.path}/oci/blobs/sha256") == []

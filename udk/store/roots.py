@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from udk.base.files import read_file
 from udk.base.process import FOREIGN_SECONDS
+from udk.errors import StoreError
 from udk.store import leases
+from udk.store.layout import digest_of, oci_form
 from udk.store.refs import all_ref_files, read_ref
 
 if TYPE_CHECKING:
@@ -62,8 +64,13 @@ def find_roots(root: str, foreign_seconds: float = FOREIGN_SECONDS) -> Roots:
         if image is not None:
             roots.trees.add(image.tree)
             named.update((image.digest, image.top_digest, image.config_digest))
-            if not load_manifest(root, image.digest):
+            try:
+                view = oci_form(read_file(f"{root}/oci/blobs/{image.digest.replace(':', '/')}", 4 << 20))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, StoreError):
                 roots.unreadable.append(path)  # which layers it needs is not known
+                continue
+            if view:
+                roots.blobs.add(digest_of(view))
     roots.blobs.update(named)
     for digest in named:
         roots.blobs.update(children(root, digest))
