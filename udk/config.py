@@ -79,6 +79,13 @@ SETTINGS = (
         "registries that may be plain HTTP or have a certificate that cannot be verified (host or host:port)",
     ),
     Setting(
+        "pull.trusted_realms", "strs", (), "UDK_TRUSTED_REALMS",
+        "hosts of other sites that may issue tokens for a registry's password",
+    ),
+    Setting(
+        "pull.patience", "float", 300.0, "UDK_PATIENCE", "seconds that a registry may make a pull wait in all"
+    ),
+    Setting(
         "pull.policy", "choice", "missing", "UDK_PULL", "when `udk run` asks the registry",
         choices=("always", "missing", "never"),
     ),
@@ -96,6 +103,8 @@ class Config:
     store_partial_days: float
     pull_parallel: int
     pull_insecure: tuple[str, ...]
+    pull_trusted_realms: tuple[str, ...]
+    pull_patience: float
     pull_policy: str
     run_engine: str
     run_scratch: str

@@ -345,3 +345,21 @@ def test_a_registry_never_content(served: Served, client: RegistryClient) -> Non
     with pytest.raises(AuthError):
         client.manifest(served.ref)
     assert len(served.registry.requests()) <= 6
+
+
+def test_another_loopback_name_is_another_site(
+    served: Served, options: Any, make_mirror: Callable[..., Any]
+) -> None:
+    """The port may differ: a registry and its token server on one host. The name may not."""
+    other = make_mirror()
+    other.require_bearer({"user": "secret"})
+    served.registry.require_bearer({"user": "secret"}, realm=f"http://localhost:{other.port}/token")
+    with RegistryClient(options(username="user", password="secret")) as client:
+        with pytest.raises(AuthError, match=r"another site.*UDK_TRUSTED_REALMS"):
+            client.manifest(served.ref)
+    assert other.requests() == []
+    served.registry.realm = f"{other.url}/token"
+    served.registry.tokens = other.tokens
+    with RegistryClient(options(username="user", password="secret")) as client:
+        client.manifest(served.ref)
+    assert len(other.requests()) == 1

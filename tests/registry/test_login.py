@@ -47,7 +47,7 @@ def test_a_wrong_password_is_not_kept(served: Served, options: Any, scheme: str)
         served.registry.require_bearer({"user": "right"})
     given = options()
     login(served.registry.host, "user", "right", given)
-    with pytest.raises(AuthError) as caught:
+    with pytest.raises(AuthError, match="refuses user 'user'; check name and password") as caught:
         login(served.registry.host, "user", "wrong-one", given)
     assert "wrong-one" not in str(caught.value)
     with RegistryClient(options()) as client:  # the right one is still there

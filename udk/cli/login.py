@@ -20,8 +20,8 @@ def registry_options(context: Context) -> RegistryOptions:
     """What the command line says about talking to registries."""
     from udk.registry.options import RegistryOptions
 
-    return RegistryOptions(
-        insecure=context.config().pull_insecure,
+    return RegistryOptions.from_config(
+        context.config(),
         authfile=os.path.abspath(context.options["authfile"]) if context.options.get("authfile") else "",
     )
 

@@ -121,7 +121,7 @@ class Authenticator:
             raise AuthError(
                 f"registry {host} sends its users for tokens to {quoted(host_of(realm), 80)}, another site:"
                 " the password was not sent there",
-                f"if that is right, 'udk login {clean(host_of(realm), 80)}' or make it a trusted realm",
+                "if that is right, add it to UDK_TRUSTED_REALMS or pull.trusted_realms",
             )
         scope = challenge.get("scope") or (f"repository:{repository}:pull" if repository else "")
         fields = [("service", challenge.get("service"))] + [("scope", s) for s in scope.split(" ")]
@@ -205,8 +205,6 @@ class Authenticator:
 
     def _may_have_credentials(self, realm: str, host: str) -> bool:
         realm_host, registry_host = host_of(realm), host
-        if is_loopback(realm_host) and is_loopback(registry_host):
-            return True
         names = (realm_host, bare_host(realm_host))
         if any(n in self.options.trusted_realms for n in names) or same_site(realm_host, registry_host):
             return True

@@ -96,9 +96,14 @@ def check(host: str, username: str, password: str, options: RegistryOptions) -> 
     """Raises AuthError unless registry ``host`` accepts these credentials (or wants none at all)."""
     tried = RegistryOptions(**{**vars(options), "username": username, "password": password})
     with RegistryClient(tried) as client:
-        client.check_credentials(
-            Endpoint(Reference(host)), Credential(username, password, source="the login")
-        )
+        try:
+            client.check_credentials(Endpoint(Reference(host)), Credential(username, password))
+        except AuthError as e:
+            if "another site" in e.message:
+                raise
+            raise AuthError(
+                f"registry {host} refuses user {quoted(username)}", "check name and password"
+            ) from None
 
 
 def target_file(options: RegistryOptions) -> str:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
+
+    from udk.config import Config
 
 USER_AGENT = "udk"
 
@@ -61,6 +64,15 @@ class RegistryOptions:
         self.certs_dirs = certs_dirs
         self.user_agent = user_agent
         self.environ: Mapping[str, str] = os.environ if environ is None else environ
+
+    @classmethod
+    def from_config(cls, config: Config | None, **more: Any) -> RegistryOptions:
+        """The options that the configuration gives (None: the defaults), with ``more`` of them."""
+        if config is not None:
+            more.setdefault("insecure", config.pull_insecure)
+            more.setdefault("trusted_realms", config.pull_trusted_realms)
+            more.setdefault("patience", config.pull_patience)
+        return cls(**more)
 
     def is_insecure(self, host: str) -> bool:
         """Whether ``host[:port]`` is one of those the user chose to trust without TLS."""

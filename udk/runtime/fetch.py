@@ -88,8 +88,7 @@ class Fetch:
         from udk.registry.client import RegistryClient
         from udk.registry.options import RegistryOptions
 
-        insecure = self._config.pull_insecure if self._config else ()
-        with RegistryClient(RegistryOptions(insecure=insecure)) as client:
+        with RegistryClient(RegistryOptions.from_config(self._config)) as client:
             return self._run(open_source(self._reference, client))
 
     def _run(self, source: ImageSource) -> StoredImage:
