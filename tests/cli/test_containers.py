@@ -13,6 +13,7 @@ import pytest
 
 from tests.cli.conftest import Served
 from tests.support.udk import Udk
+from udk.base.process import own_identity
 
 
 @pytest.fixture
@@ -83,6 +84,7 @@ def test_name_and_rm(udk: Udk, box: str) -> None:
     assert udk.ok("run", "--name", "gone", "--rm", box, "true") == ""
     assert udk.ok("create", "--name", "gone", "--rm", box, "true")
     assert udk.ok("start", "gone") == "" and states(udk) == {}
+    assert os.listdir(udk.store / "containers/.names") == []
     for bad in ("a/b", "-x", ".", "a b", "a" * 300):
         assert "cannot be a container's name" in udk.fails("run", f"--name={bad}", box, "true")
 
@@ -232,3 +234,36 @@ def test_interrupt_from_the_keyboard(udk: Udk, box: str) -> None:
     os.killpg(process.pid, signal.SIGINT)
     assert process.stdout.read() == b"int\n" and process.wait(10) == 4
     process.stdout.close()
+
+
+def test_a_container_that_could_not_be_started_leaves_nothing(udk: Udk, box: str, tmp_path: Path) -> None:
+    for args in (["--engine", "nosuch"], ["-u", "nobody"], ["--cidfile", "/proc/x"]):
+        for flags in (["--name", "failed"], ["--name", "failed", "--scratch", str(tmp_path)], []):
+            assert "udk: error" in udk.fails("run", *flags, *args, box, "true")
+            assert udk.leftovers() == [] and os.listdir(tmp_path) == []
+    assert udk("run", "--name", "failed", box, "nosuch").status == 127
+    assert udk.ok("ps", "-a", "-q") != "" and udk.ok("rm", "failed") == "failed\n"
+
+
+def test_what_a_kill_while_making_leaves_is_swept(udk: Udk, box: str, tmp_path: Path) -> None:
+    """A container without a record: its directory, its name, its layer outside, and the lease of a dead
+    process."""
+    ident = "ab" * 32
+    containers, layer = udk.store / "containers", udk.scratch / f"udk-{ident[:16]}"
+    (containers / ident).mkdir()
+    (containers / ".names").mkdir(exist_ok=True)
+    os.symlink(ident, containers / ".names/half")
+    (layer / "upper").mkdir(parents=True)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    identity = dict(own_identity())
+    identity.update(
+        pid=dead.pid, kind="container", target=ident, layer=str(layer), ephemeral=False, name="half"
+    )
+    (udk.store / f"leases/container-{ident}-{dead.pid:x}-x").write_text(json.dumps(identity))
+    assert udk.ok("run", "--name", "half", "--rm", box, "true") == ""
+    assert not layer.exists() and not (containers / ident).exists()
+    (containers / ident).mkdir()  # the same without a lease: a full sweep finds it
+    os.symlink(ident, containers / ".names/half")
+    assert udk.ok("ps", "-a", "-q") == ""
+    assert not (containers / ident).exists() and not os.path.lexists(containers / ".names/half")

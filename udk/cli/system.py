@@ -120,12 +120,13 @@ def store(context: Context) -> int:
     if action == "path":
         output.write_json(here.path) if as_json else output.write(here.path)
         return 0
-    if action not in ("gc", "fsck", "df"):
+    from udk.cli.upkeep import df, fsck, gc
+
+    actions = {"gc": gc, "fsck": fsck, "df": df}
+    if action not in actions:
         raise UsageError(f"no such action: udk store {action}", "write gc, fsck, df or path")
     sweep(here)
-    from udk.cli import upkeep
-
-    return int(getattr(upkeep, action)(context, here, as_json))
+    return actions[action](context, here, as_json)
 
 
 def cvmfs(context: Context) -> int:

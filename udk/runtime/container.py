@@ -169,13 +169,23 @@ class Containers:
                 return
             except FileExistsError:
                 other = self._by_name(name)
-                if other and os.path.isdir(f"{self.root}/{other}"):
+                if other and os.path.isdir(f"{self.root}/{other}") and not self._abandoned(other):
                     raise ContainerError(
                         f"the name {name} is taken by container {other[:12]}",
                         f"choose another, or `udk rm {name}`",
                     ) from None
                 self._forget(name, other)
         raise ContainerError(f"the name {name} is taken", "choose another")
+
+    def _unfinished(self, ident: str) -> bool:
+        return is_id(ident) and not os.path.exists(f"{self.root}/{ident}/container.json")
+
+    def _abandoned(self, ident: str) -> bool:
+        """Whether a container was never finished, and nobody is at it any more."""
+        if not self._unfinished(ident):
+            return False
+        found = leases.all_leases(self.store.path, f"container-{ident}-")
+        return not any(leases.lease_alive(data, age) for _, data, age in found)
 
     def _forget(self, name: str, ident: str) -> None:
         """Gives a name up, if it still is that of ``ident``."""
@@ -184,6 +194,11 @@ class Containers:
                 os.unlink(f"{self.root}/.names/{name}")
             except OSError:
                 pass
+
+    def traces(self, ident: str, name: str, layer: str) -> tuple[str, ...]:
+        """The paths that a container has, in the order in which the guard may remove them: the name goes
+        while it is still its own."""
+        return (*((f"{self.root}/.names/{name}",) if name else ()), layer, f"{self.root}/{ident}")
 
     # Finding
 
@@ -302,9 +317,25 @@ class Containers:
             looked += 1
             done += self._sweep_lease(f"{self.store.path}/leases/{name}")
         if not at_most:
-            for container in self.all():
-                if container.record["ephemeral"] and not container.running:
-                    done += self._gone(container.id, container.record.get("layer", ""), container.name)
+            done += self._sweep_records()
+        return done
+
+    def _sweep_records(self) -> int:
+        done = 0
+        for container in self.all():
+            if container.record["ephemeral"] and not container.running:
+                done += self._gone(container.id, container.record.get("layer", ""), container.name)
+        for ident in self._ids():
+            if self._abandoned(ident):
+                done += self._gone(ident, "", "")
+        try:
+            names = os.listdir(f"{self.root}/.names")
+        except OSError:
+            names = []
+        for name in names:
+            ident = self._by_name(name)
+            if not os.path.isdir(f"{self.root}/{ident}") and self._abandoned(ident):
+                self._forget(name, ident)
         return done
 
     def _container_leases(self) -> Iterator[str]:
@@ -327,8 +358,9 @@ class Containers:
         if not isinstance(data, dict) or leases.lease_alive(data, age):
             return 0
         done = 0
-        if data.get("ephemeral") and isinstance(data.get("target"), str):
-            done = self._gone(data["target"], str(data.get("layer", "")), str(data.get("name", "")))
+        ident = data.get("target")
+        if isinstance(ident, str) and (data.get("ephemeral") or self._unfinished(ident)):
+            done = self._gone(ident, str(data.get("layer", "")), str(data.get("name", "")))
         try:
             os.unlink(path)
         except OSError:

@@ -118,7 +118,7 @@ def make(
     wanted: dict[str, Any] = {
         "config": config, "options": options, "words": words, "root": root, "container": ident, "name": name,
         "image": f"{image.reference.partition('@')[0]}@{image.digest}", "private": layer,
-        "cleanup": (layer, home) if ephemeral else (),
+        "cleanup": containers.traces(ident, name, layer) if ephemeral else (),
     }  # fmt: skip
     if not ephemeral and not options.get("stats"):
         wanted["options"] = {**options, "stats": f"{home}/stats.json"}
@@ -214,13 +214,11 @@ def start_prepared(
 ) -> NoReturn:
     """Becomes the payload of a prepared container. ``again``: this command, see :func:`launch_spec`."""
     container, spec = prepared.container, prepared.spec
-    ephemeral = bool(container.record["ephemeral"])
     try:
         write_cidfile(options, container.id)
         launch_spec(container, spec, prepared.leases, again.command(container) if again else ())
     except BaseException:
-        if ephemeral:
-            _unmake(store, Containers(store), container.id, container.name, str(container.record["layer"]))
+        _unmake(store, Containers(store), container.id, container.name, str(container.record["layer"]))
         prepared.release()
         raise
 
@@ -301,7 +299,9 @@ def start(
     held = hold(store, container.id, record["layer"], removed, container.name)
     try:
         if removed:
-            spec = spec.replace(cleanup=(record["layer"], container.path))
+            spec = spec.replace(
+                cleanup=Containers(store).traces(container.id, container.name, record["layer"])
+            )
         inside = f"{container.path}/stats.json"
         if not spec.stats or (removed and spec.stats == inside):
             spec = spec.replace(stats="" if removed else inside)
