@@ -99,3 +99,13 @@ def test_hostile_label_and_vanished_terminal(terminal: Terminal) -> None:
     terminal.stream.close()
     progress.close()
     task.set(2)
+
+
+def test_notes_come_last(terminal: Terminal) -> None:
+    bars = Bars(terminal.stream)
+    bars.note("the registry moves")
+    bars.task("layer", 10).finish()
+    assert "moves" not in terminal.text()
+    bars.close()
+    assert terminal.text().splitlines()[-2].endswith("the registry moves")
+    Progress().note("nobody hears this")

@@ -44,6 +44,9 @@ class Progress:
         """Announces a piece of work."""
         return Task(self, label, total)
 
+    def note(self, text: str) -> None:
+        """Tells something in passing, one clean line; nobody hears it where nobody watches."""
+
     def changed(self) -> None:
         """A task has new numbers."""
 
@@ -57,6 +60,7 @@ class Bars(Progress):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._tasks: list[Task] = []
+        self._notes: list[str] = []
         self._drawn = 0
         self._last = 0.0
         self._closed = False
@@ -67,6 +71,10 @@ class Bars(Progress):
         with self._guard:
             self._tasks.append(made)
         return made
+
+    def note(self, text: str) -> None:
+        with self._guard:
+            self._notes.append(text)
 
     def changed(self) -> None:
         now = time.monotonic()
@@ -93,6 +101,7 @@ class Bars(Progress):
             width = 80
         active = [t for t in self._tasks if not t.state]
         lines = [self._line(t, width - 1) for t in (self._tasks if final else active[:_LINES])]
+        lines += self._notes if final else []
         if not final and self._tasks:
             done = len(self._tasks) - len(active)
             lines.append(f"{done} of {len(self._tasks)} done"[: width - 1])

@@ -89,7 +89,11 @@ class Fetch:
         from udk.registry.options import RegistryOptions
 
         with RegistryClient(RegistryOptions.from_config(self._config)) as client:
-            return self._run(open_source(self._reference, client))
+            try:
+                return self._run(open_source(self._reference, client))
+            finally:
+                for text in client.warnings:
+                    self._progress.note(f"{self._reference.host} says: {text}")
 
     def _run(self, source: ImageSource) -> StoredImage:
         self._tidy()
