@@ -8,8 +8,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from tests.layers import torture
 from tests.layers.support import Bytes, describe
 from tests.support.images import Layout
@@ -102,7 +100,6 @@ def test_umoci_makes_the_same_tree(tmp_path: Path) -> None:
 
 
 @needs("buildah", "newuidmap")
-@pytest.mark.slow
 def test_buildah_makes_the_same_tree(tmp_path: Path) -> None:
     """With real owners: its layers are applied in a user namespace with subordinate ids."""
     image = layout(tmp_path / "layout", torture.LAYERS)

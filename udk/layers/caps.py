@@ -33,7 +33,7 @@ class Caps:
         ratio_floor: int = GIB,
         header_bytes: int = MIB,
         xattr_bytes: int = 256 * 1024,
-        window_bytes: int = 64 * MIB,
+        window_bytes: int = 128 * MIB,
     ) -> None:
         self.entries = entries
         self.bytes = bytes

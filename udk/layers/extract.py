@@ -86,7 +86,8 @@ class Extractor:
         self._masked = masked
         self.counts = Counts()
         self._root = Root(root_fd, self._make_missing, self._replace_file)
-        self._written = PathSet()
+        self._written: PathSet | None = None  # what this layer brings; None in the first, which hides nothing
+        self._first = True
         self._links: dict[bytes, bytes | None] = {}
         self._current = b""
 
@@ -95,14 +96,15 @@ class Extractor:
 
     def apply(self, tar: TarReader) -> None:
         """Applies one layer. Raises LayerError, or OSError with :attr:`current` naming the path."""
-        self._written = PathSet()  # whiteouts spare what their own layer brings
+        self._written = None if self._first else PathSet()
+        self._first = False
         self._links = {}
         make: dict[bytes, Callable[[TarReader, Member, int, bytes, bytes], None]] = {
             REG: self._file, DIR: self._directory, SYMLINK: self._symlink, LINK: self._hardlink,
             CHAR: self._device, BLK: self._device, FIFO: self._fifo,
         }  # fmt: skip
         counts = self.counts
-        written = self._written.add
+        written = None if self._written is None else self._written.add
         cap = self._caps.entries
         for member in tar:
             counts.applied += 1
@@ -124,7 +126,8 @@ class Extractor:
             if len(path) > PATH_MAX or len(name) > NAME_MAX:
                 raise refusal(f"{show(path)}: name too long")
             make[member.kind](tar, member, parent, name, path)
-            written(path)
+            if written is not None:
+                written(path)
 
     @property
     def current(self) -> bytes:
@@ -148,6 +151,8 @@ class Extractor:
         target = name[len(WHITEOUT) :]
         if target in {b"", b".", b".."}:
             raise refusal(f"{show(path)}: a whiteout of nothing")
+        if self._written is None:
+            return True  # there is no lower layer
         found = self._root.directory(b"/".join(above), False)
         if found is None:
             return True  # nothing there to hide
@@ -156,25 +161,26 @@ class Extractor:
             clear(fd, canonical, self._written, self._gone, self._hollow)
             self._root.forget()
         else:
-            self._whiteout(fd, join(canonical, target), target)
+            self._whiteout(fd, join(canonical, target), target, self._written)
         return True
 
-    def _whiteout(self, parent: int, path: bytes, name: bytes) -> None:
+    def _whiteout(self, parent: int, path: bytes, name: bytes, written: PathSet) -> None:
         try:
             mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
         except OSError as e:
             if e.errno in {errno.ENOENT, errno.ENAMETOOLONG}:
                 return
             raise
-        kept = path in self._written
+        kept = path in written
         if not stat.S_ISDIR(mode):
             if not kept:
                 os.unlink(name, dir_fd=parent)
                 self._gone(path)
-                self._root.forget()
+                if stat.S_ISLNK(mode):
+                    self._root.forget()
             return
         self._root.forget()
-        if self._clear(parent, name, path, self._written):
+        if self._clear(parent, name, path, written):
             if not kept:
                 self._hollow(path, parent, name)
         elif not kept:
@@ -212,7 +218,7 @@ class Extractor:
 
     def _replace_file(self, path: bytes, parent: int, name: bytes) -> None:
         """A layer that brings ``a/b`` without ``a`` hides a lower file ``a``, as overlay snapshots do."""
-        if path in self._written:
+        if self._written is None or path in self._written:
             raise refusal(f"{show(self._current)}: {show(path)} is not a directory")
         os.unlink(name, dir_fd=parent)
         self._gone(path)

@@ -43,7 +43,7 @@ class _Run:
 
     def __init__(self, directory: str, pairs: Iterator[tuple[bytes, bytes]]) -> None:
         name = os.path.join(directory, f".log-{os.urandom(6).hex()}")
-        self._file = open(name, "xb+", buffering=256 * 1024)
+        self._file = open(name, "xb+", buffering=64 * 1024)
         os.unlink(name)
         self._keys: list[bytes] = []
         self._offsets: list[int] = []
@@ -86,13 +86,13 @@ class TreeLog:
     """Maps paths to packed values. ``directory`` is where runs are spilled, ``budget`` bytes of memory for
     pairs."""
 
-    def __init__(self, directory: str, budget: int = 12 << 20) -> None:
+    def __init__(self, directory: str, budget: int = 8 << 20) -> None:
         self._directory = directory
         self._budget = budget
         self._new: dict[bytes, bytes] = {}  # newest values; b"" for a path that is gone
         self._spent = 0
         self._runs: list[_Run] = []  # oldest first
-        self._spilled = PathSet()
+        self._spilled = PathSet(32)
 
     def put(self, path: bytes, value: bytes) -> None:
         self._new[path] = value

@@ -1,30 +1,33 @@
-"""A set of paths in 8 to 20 bytes each, for layers with a million entries."""
+"""A set of paths in a dozen bytes each, for layers with a million entries."""
 
 from __future__ import annotations
 
 from array import array
 
-_MASK64 = (1 << 64) - 1
-
 
 class PathSet:
-    """Remembers 64-bit hashes of byte strings (Python's keyed SipHash) in an open-addressing table.
+    """Remembers hashes of byte strings (Python's keyed SipHash, cut to ``bits``) in an open-addressing table.
 
-    A false positive needs a collision of 64-bit keyed hashes; what it would cost is one whiteout not
-    applied."""
+    With 64 bits a false positive is out of reach; with 32 it is one in some thousands at a million paths,
+    for callers to whom it only costs time."""
 
-    __slots__ = ("_count", "_mask", "_table")
+    __slots__ = ("_code", "_count", "_cut", "_mask", "_table")
 
-    def __init__(self) -> None:
-        self._table = array("Q", bytes(8 * 1024))
+    def __init__(self, bits: int = 64) -> None:
+        self._code = {64: "Q", 32: "I"}[bits]
+        self._cut = (1 << bits) - 1
+        self._table = self._empty(1024)
         self._mask = 1023
         self._count = 0
+
+    def _empty(self, slots: int) -> array[int]:
+        return array(self._code, bytes(array(self._code).itemsize * slots))
 
     def __len__(self) -> int:
         return self._count
 
     def add(self, path: bytes) -> None:
-        key = (hash(path) & _MASK64) or 1
+        key = (hash(path) & self._cut) or 1
         table = self._table
         mask = self._mask
         at = key & mask
@@ -38,7 +41,7 @@ class PathSet:
             self._grow()
 
     def __contains__(self, path: bytes) -> bool:
-        key = (hash(path) & _MASK64) or 1
+        key = (hash(path) & self._cut) or 1
         table = self._table
         at = key & self._mask
         while found := table[at]:
@@ -48,10 +51,9 @@ class PathSet:
         return False
 
     def _grow(self) -> None:
-        old = self._table
         mask = self._mask * 2 + 1
-        table = array("Q", bytes(8 * (mask + 1)))
-        for key in old:
+        table = self._empty(mask + 1)
+        for key in self._table:
             if key:
                 at = key & mask
                 while table[at]:
