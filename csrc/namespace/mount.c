@@ -163,8 +163,11 @@ static bool file(struct root *root, const struct op *op, struct failure *f)
 		return fail(f, FAIL_UDK, "%s: %s", op->arg[1], errno_text(r));
 	int fd = (int)r;
 	r = write_all(fd, op->arg[0], strlen(op->arg[0]));
+	if (r >= 0) /* this one file is to be bound from there */
+		r = mount_on(NULL, root->staging, NULL, MS_PRIVATE, NULL);
 	bool ok = r < 0 ? fail(f, FAIL_UDK, "%s: %s", op->arg[1], errno_text(r))
 			: bind(root, fd, "a generated file", op->arg[1], op->arg[2], f);
+	mount_on(NULL, root->staging, NULL, MS_UNBINDABLE, NULL);
 	sys_close(fd);
 	return ok;
 }

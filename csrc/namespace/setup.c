@@ -135,6 +135,9 @@ static bool make_root(const struct plan *plan, struct root *root, struct failure
 	sys_close(mountpoint);
 	r = sys_openat(root->staging, "root", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
 	root->fd = (int)r;
+	/* A bind of a directory above (the home that holds the store) must not carry all this along. */
+	if (r >= 0)
+		r = mount_on(NULL, root->staging, NULL, MS_UNBINDABLE, NULL);
 	return r < 0 ? fail(f, FAIL_UDK, "root: %s", errno_text(r)) : true;
 }
 

@@ -219,6 +219,31 @@ def test_odd_names(box: Box, tmp_path: Path) -> None:
     assert box.output("/hello", "cat", "/g h:i,j\\k\nl/file", mounts=mounts) == "odd"
 
 
+def test_a_bind_of_what_holds_the_image_and_the_layer(box: Box) -> None:
+    """`-v $HOME:$HOME`, where the store is in $HOME: the host's files show, nothing of the engine's."""
+    store = box.lower.parent
+    mounts = (
+        Mount(kind="file", target="/etc/hosts", content="x", is_dir=False),
+        Mount(source=str(store), target="/store"),
+        Mount(source=str(box.lower), target="/image", readonly=True),
+        Mount(source=str(box.scratch), target="/scratch"),
+        Mount(kind="file", target="/etc/hostname", content="y", is_dir=False),
+    )
+    for root in (None, Root(lower=(str(box.lower),))):
+        more = {"root": root} if root else {}
+        for path in ("/store/root", "/image"):
+            names = sorted(box.output("/hello", "ls", path, mounts=mounts, **more).split())
+            assert names == sorted(os.listdir(box.lower))
+        text = box.output("/hello", "cat", "/proc/self/mountinfo", mounts=mounts, **more)
+        points = [line.split()[4] for line in text.splitlines()]
+        assert [p for p in points if p.startswith(("/store", "/image", "/scratch"))] == [
+            "/store",
+            "/image",
+            "/scratch",
+        ]
+        assert box.output("/hello", "cat", "/etc/hostname", mounts=mounts, **more) == "y"
+
+
 def test_many_binds(box: Box, data: Path) -> None:
     mounts = tuple(bind(data / "file", f"/many/{i}", readonly=bool(i % 2)) for i in range(300))
     assert len(box.output("/hello", "ls", "/many", mounts=mounts).split()) == 300
