@@ -155,37 +155,43 @@ def spawn(spec: RunSpec, launch: Launch, **options: Any) -> Any:
             os.close(fd)
 
 
-def _run_guard(verb: str, argument: str, fds: tuple[int, ...] = ()) -> str:
-    """Runs the guard to its end with its error output caught; ``""`` or what it complained about."""
-    import subprocess
-
+def _run_guard(verb: str, argument: str) -> str:
+    """Runs the guard to its end with its error output caught; ``""`` or what it complained about. (Done by
+    hand: `subprocess` costs as much to import as a container's start.)"""
+    read, write = os.pipe()
     try:
-        done = subprocess.run(
-            ["udk-guard", verb, argument],
-            executable=GUARD,
-            pass_fds=fds,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, write, 2),
+        ]
+        pid = os.posix_spawn(GUARD, ["udk-guard", verb, argument], os.environ, file_actions=actions)
+        os.close(write)
+        write = -1
+        said = b""
+        while True:
+            block = os.read(read, 4096)
+            if not block:
+                break
+            said += block
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     except OSError as e:
         return str(_cannot_execute(e))
-    text = done.stderr.decode("utf-8", "surrogateescape").strip()
-    if done.returncode == 0:
+    finally:
+        os.close(read)
+        if write >= 0:
+            os.close(write)
+    if status == 0:
         return ""
-    return (
-        text[len("udk: error: ") :]
-        if text.startswith("udk: error: ")
-        else text or f"status {done.returncode}"
-    )
+    text = said.decode("utf-8", "surrogateescape").strip()
+    return text[len("udk: error: ") :] if text.startswith("udk: error: ") else text or f"status {status}"
 
 
 def dry_run(ops: Ops) -> str:
     """Does all of a plan's set-up in a child, without a payload; ``""`` or why it failed."""
     fd = plan.to_descriptor(plan.encode([*ops, ("dry",)]))
     try:
-        return _run_guard("run", str(fd), (fd,))
+        return _run_guard("run", str(fd))
     finally:
         os.close(fd)
 
@@ -202,7 +208,7 @@ def remove(paths: Iterable[str], *, subids: bool = False) -> None:
         ops += map_ops()
     fd = plan.to_descriptor(plan.encode([*ops, ("dry",)]))
     try:
-        error = _run_guard("remove", str(fd), (fd,))
+        error = _run_guard("remove", str(fd))
     finally:
         os.close(fd)
     if error:
