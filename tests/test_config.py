@@ -153,10 +153,3 @@ def test_without_files_no_parser_is_loaded() -> None:
     argv = [sys.executable, "-S", "-c", code]
     loaded = set(subprocess.run(argv, check=True, capture_output=True, text=True, env=env).stdout.split())
     assert not loaded & {"tomllib", "tomli", "re", "typing", "json", "importlib.metadata"}
-
-
-def test_the_documentation_lists_every_setting() -> None:
-    rows = (ROOT / "docs" / "configuration.md").read_text().splitlines()
-    for setting in SETTINGS:
-        (row,) = [r for r in rows if r.startswith(f"| `{setting.name}` | `{setting.env}` |")]
-        assert setting.doc in row

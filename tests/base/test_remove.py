@@ -119,3 +119,30 @@ def test_cost_is_a_few_system_calls_a_file(tmp_path: Path, monkeypatch: pytest.M
     assert time.monotonic() - start < 30
     assert len(calls) <= 1000 + 21 * 4 + 10
     assert not top.exists()
+
+
+def test_entries_that_a_listing_passed_over_are_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = tmp_path / "t"
+    top.mkdir()
+    for n in range(10):
+        (top / f"f{n}").touch()
+    real = os.scandir
+    looks: list[int] = []
+
+    class Forgetful:
+        def __init__(self, fd: int) -> None:
+            looks.append(fd)
+            self.entries = list(real(fd))[: 4 if len(looks) < 3 else None]
+
+        def __enter__(self) -> object:
+            return iter(self.entries)
+
+        def __exit__(self, *exc: object) -> None:
+            pass
+
+    monkeypatch.setattr(os, "scandir", Forgetful)
+    remove_tree(str(top))
+    assert not top.exists()
+    assert len(looks) == 3

@@ -4,7 +4,7 @@ names."""
 from __future__ import annotations
 
 import os
-from errno import EACCES, EPERM
+from errno import EACCES, EEXIST, ENOTEMPTY, EPERM
 
 from udk.base.files import unique
 
@@ -63,36 +63,53 @@ def _unlink(fd: int, name: str, directory: bool) -> None:
         remove(name, dir_fd=fd)
 
 
+class _Level:
+    """One directory being removed: where it is, its descriptor, and the subdirectories still to do."""
+
+    __slots__ = ("failed", "fd", "name", "parent", "todo", "tries")
+
+    def __init__(self, parent: int, name: str, fd: int, failed: int, tries: int) -> None:
+        self.parent = parent
+        self.name = name
+        self.fd = fd
+        self.failed = failed  # errors before it
+        self.tries = tries
+        self.todo: list[str] = []
+
+
 def _remove_dir(
     parent: int, name: str, top: int, base: str, pending: list[str], errors: list[OSError]
 ) -> None:
-    # An explicit stack of (parent descriptor, name, own descriptor, subdirectories still to do).
-    stack: list[tuple[int, str, int, list[str]]] = []
+    stack: list[_Level] = []
     try:
         _enter(stack, parent, name, errors)
         while stack:
-            above, name, fd, todo = stack[-1]
-            if todo:
-                child = todo.pop()
+            level = stack[-1]
+            if level.todo:
+                child = level.todo.pop()
                 if len(stack) < _DEEP:
-                    _enter(stack, fd, child, errors)
+                    _enter(stack, level.fd, child, errors)
                     continue
                 aside = f"{base[:100]}.{unique()}"
                 try:
-                    _move(fd, child, top, aside)
+                    _move(level.fd, child, top, aside)
                     pending.append(aside)
                 except OSError as e:
                     errors.append(e)
                 continue
             stack.pop()
-            os.close(fd)
+            os.close(level.fd)
             try:
-                _unlink(above, name, True)
+                _unlink(level.parent, level.name, True)
             except OSError as e:
-                errors.append(e)
+                if e.errno in (ENOTEMPTY, EEXIST) and level.tries and len(errors) == level.failed:
+                    # Some file systems pass over entries when others are removed while they are listed.
+                    _enter(stack, level.parent, level.name, errors, level.tries - 1)
+                else:
+                    errors.append(e)
     finally:
-        for entry in stack:
-            os.close(entry[2])
+        for level in stack:
+            os.close(level.fd)
 
 
 def _move(fd: int, child: str, top: int, aside: str) -> None:
@@ -109,9 +126,7 @@ def _move(fd: int, child: str, top: int, aside: str) -> None:
         os.rename(child, aside, src_dir_fd=fd, dst_dir_fd=top)
 
 
-def _enter(
-    stack: list[tuple[int, str, int, list[str]]], parent: int, name: str, errors: list[OSError]
-) -> None:
+def _enter(stack: list[_Level], parent: int, name: str, errors: list[OSError], tries: int = 3) -> None:
     """Opens a directory, removes all in it but its directories, and pushes it."""
     try:
         fd = _open_dir(parent, name)
@@ -120,21 +135,19 @@ def _enter(
     except OSError as e:
         errors.append(e)
         return
-    todo: list[str] = []
-    stack.append((parent, name, fd, todo))
+    level = _Level(parent, name, fd, len(errors), tries)
+    stack.append(level)
     try:
         with os.scandir(fd) as entries:
-            listed = [(e.name, e.is_dir(follow_symlinks=False)) for e in entries]
+            for entry in entries:  # one by one: a directory may hold millions
+                if entry.is_dir(follow_symlinks=False):
+                    level.todo.append(entry.name)
+                    continue
+                try:
+                    _unlink(fd, entry.name, False)
+                except IsADirectoryError:
+                    level.todo.append(entry.name)
+                except OSError as e:
+                    errors.append(e)
     except OSError as e:
         errors.append(e)
-        return
-    for entry, directory in listed:
-        if directory:
-            todo.append(entry)
-            continue
-        try:
-            _unlink(fd, entry, False)
-        except IsADirectoryError:
-            todo.append(entry)
-        except OSError as e:
-            errors.append(e)

@@ -102,7 +102,7 @@ class Store:
         try:
             make_private(self.path)
             if any(
-                name not in DIRECTORIES and name != "oci" for name in os.listdir(self.path) if name[0] != "."
+                name not in (*DIRECTORIES, "oci", "cvmfs") for name in os.listdir(self.path) if name[0] != "."
             ):
                 raise StoreError(
                     f"{self.path} is not empty and not a store", "set UDK_HOME to an empty or a new directory"
