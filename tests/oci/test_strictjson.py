@@ -65,6 +65,8 @@ def test_what_the_standard_library_refuses(data: bytes) -> None:
         (b"[" + b"1," * (MAX_ITEMS + 1) + b"1]", f"more than {MAX_ITEMS} items"),
         (b"[" + b"[]" * (MAX_ITEMS + 1) + b"]", f"more than {MAX_ITEMS} items"),
         (b" " * (MAX_BYTES + 1), "too large"),
+        (b"[" * 65 + b'"' + b'\\"' * 2_000_000, "levels"),
+        (b"[" * 60 + b'"' + b'\\"[{' * 100_000, "levels"),
     ],
 )
 def test_refused(data: bytes, says: str) -> None:

@@ -18,6 +18,7 @@ from udk.oci.digest import Digest
 from udk.oci.manifest import Manifest, parse_config, parse_manifest
 from udk.oci.reference import Reference
 from udk.registry.client import RegistryClient
+from udk.registry.server import RegistryServer
 
 
 def verified(client: RegistryClient, ref: Reference, descriptor: Any) -> bytes:
@@ -225,3 +226,23 @@ def test_nobody_listens(options: Any) -> None:
     with RegistryClient(options(attempts=3)) as client:
         with pytest.raises(NetworkError, match="connection refused"):
             client.manifest(Reference.parse(f"127.0.0.1:{port}/a"))
+
+
+def test_more_tags_than_can_be(served: Served, client: RegistryClient) -> None:
+    body = json.dumps({"tags": [""] * 600_000}).encode()
+    link = {"Link": "</v2/team/app/tags/list?last=x>; rel=next"}
+    served.registry.fault("/tags/", "replace", body=body, headers=link, count=1)
+    served.registry.fault("last=x", "replace", body=body)
+    with pytest.raises(ProtocolError, match="lists more than 1000000 tags"):
+        client.tags(served.ref)
+
+
+def test_over_ipv6(served: Served, options: Any) -> None:
+    try:
+        registry = RegistryServer({"team/app": served.layout.path}, address="::1")
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with registry, RegistryClient(options()) as client:
+        ref = Reference.parse(f"{registry.host}/team/app:1")
+        assert client.manifest(ref)[0] == served.image.manifest
+        assert client.tags(ref) == ["1"]

@@ -171,9 +171,8 @@ def _command(run: dict[str, Any], key: str, what: str) -> tuple[str, ...] | None
 def _path(text: str, key: str, what: str) -> str:
     if not text.startswith("/") or "\0" in text:
         raise InvalidImageError(f"{what}: {quoted(key)} {quoted(text, 80)} is not an absolute path")
-    return "/" + posixpath.normpath(text).lstrip(
-        "/"
-    )  # normpath keeps a leading "//" and stops ".." at the root
+    # normpath stops ".." at the root, but keeps a leading "//"
+    return "/" + posixpath.normpath(text).lstrip("/")
 
 
 def _working_dir(text: str, what: str) -> str:

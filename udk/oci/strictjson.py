@@ -17,13 +17,12 @@ from udk.oci.text import clean, quoted
 if TYPE_CHECKING:
     from typing import Any
 
-MAX_BYTES = (
-    4 << 20
-)  # of a manifest, index or config: what registries must accept and readers in the field allow
+# Bytes of a manifest, index or config: what registries must accept and readers in the field allow.
+MAX_BYTES = 4 << 20
 MAX_DEPTH = 64
 MAX_ITEMS = 250_000  # separators; bounds the memory that many tiny values would take
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(rb'"[^"]*"')  # once escapes are gone: a pattern that knows them takes quadratic time
 _BRACKET = re.compile(rb"[][{}]")
 
 
@@ -91,7 +90,8 @@ def _integer(digits: str) -> int:
 
 def _check_depth(data: bytes, what: str) -> None:
     depth = 0
-    for bracket in _BRACKET.findall(_STRING.sub(b"", data)):
+    bare = _STRING.sub(b"", data.replace(b"\\\\", b"").replace(b'\\"', b""))
+    for bracket in _BRACKET.findall(bare):
         depth += 1 if bracket in b"[{" else -1
         if depth > MAX_DEPTH:
             raise InvalidImageError(f"{what} is nested more than {MAX_DEPTH} levels deep")

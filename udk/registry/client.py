@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 MAX_LISTING = 16 << 20  # bytes of one page of tags: some registries do not page
 MAX_PAGES = 1000
+MAX_ROWS = 1_000_000
 PAGE = 1000
 _HTTPS_HINTS = (b"http request to an https server", b"http request was sent to https port")
 
@@ -240,6 +241,8 @@ class RegistryClient:
             if not isinstance(items, list):
                 raise ProtocolError(f"{host} sent {quoted(member)} that are no list")
             rows += items
+            if len(rows) > MAX_ROWS:
+                raise ProtocolError(f"{host} lists more than {MAX_ROWS} {member}")
             if not link:
                 return rows
             url = urljoin(here, link)

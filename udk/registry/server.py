@@ -93,13 +93,13 @@ class RegistryServer:
         class Handler(_Handler):
             server_registry = registry
 
-        self._server = _Server((address, port), Handler)
+        self._server = (_ServerIPv6 if ":" in address else _Server)((address, port), Handler)
         if tls is not None:
             self._server.socket = tls.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
         self.port: int = self._server.server_address[1]
-        self.host = f"{address}:{self.port}"
+        self.host = f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
         self.url = f"{'https' if tls else 'http'}://{self.host}"
         self._thread: threading.Thread | None = None
 
@@ -276,6 +276,10 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], OSError):  # clients may leave at any moment
             super().handle_error(request, client_address)
+
+
+class _ServerIPv6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Handler(BaseHTTPRequestHandler):
