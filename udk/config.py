@@ -89,6 +89,22 @@ SETTINGS = (
         "pull.policy", "choice", "missing", "UDK_PULL", "when `udk run` asks the registry",
         choices=("always", "missing", "never"),
     ),
+    Setting(
+        "unpack.entries", "int", 1_900_000, "UDK_UNPACK_ENTRIES", "entries that an image's layers may have",
+        bounds=(1, 1 << 40),
+    ),
+    Setting(
+        "unpack.bytes", "int", 256 << 30, "UDK_UNPACK_BYTES", "bytes that an image's layers may unpack to",
+        bounds=(1, 1 << 60),
+    ),
+    Setting(
+        "unpack.ratio", "int", 200, "UDK_UNPACK_RATIO",
+        "how many times its size a layer may expand once it is beyond 1 GiB", bounds=(1, 1 << 40),
+    ),
+    Setting(
+        "unpack.window", "int", 128 << 20, "UDK_UNPACK_WINDOW",
+        "bytes of memory for the window of a zstd or xz layer", bounds=(1 << 20, 1 << 31),
+    ),
     Setting("run.engine", "str", "auto", "UDK_ENGINE", "how containers are run; auto: the best that works"),
     Setting("run.scratch", "path", "", "UDK_SCRATCH", "where containers write; empty: the job's scratch"),
 )  # fmt: skip
@@ -106,6 +122,10 @@ class Config:
     pull_trusted_realms: tuple[str, ...]
     pull_patience: float
     pull_policy: str
+    unpack_entries: int
+    unpack_bytes: int
+    unpack_ratio: int
+    unpack_window: int
     run_engine: str
     run_scratch: str
 

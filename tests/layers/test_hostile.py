@@ -412,19 +412,17 @@ def test_long_pax_records(staging: Path) -> None:
 
 
 def test_a_million_pax_records(staging: Path) -> None:
-    refused(
-        staging, t.tar(t.pax([(b"a", b"b")] * 1_000_000), t.file(b"x")), match="extended header.*header_bytes"
-    )
+    refused(staging, t.tar(t.pax([(b"a", b"b")] * 1_000_000), t.file(b"x")), match="extended header")
 
 
 def test_extended_headers_without_end(staging: Path) -> None:
     headers = t.pax({b"comment": b"c" * 60_000}) * 20
-    refused(staging, t.tar(headers, t.file(b"x")), match="extended header.*header_bytes")
+    refused(staging, t.tar(headers, t.file(b"x")), match="extended header")
 
 
 def test_a_gnu_name_of_a_gigabyte(staging: Path) -> None:
     header = t.header(b"././@LongLink", type=b"L", size=1 << 30, magic=b"ustar  \0")
-    refused(staging, header + bytes(4096), match="extended header.*header_bytes")
+    refused(staging, header + bytes(4096), match="extended header")
 
 
 def test_extended_attributes_too_large(staging: Path) -> None:
@@ -434,7 +432,7 @@ def test_extended_attributes_too_large(staging: Path) -> None:
 
 def test_many_extended_attributes(staging: Path) -> None:
     many = t.pax({b"SCHILY.xattr.user.%d" % i: b"v" * 1000 for i in range(300)})
-    refused(staging, t.tar(many, t.file(b"x")), match="xattr_bytes")
+    refused(staging, t.tar(many, t.file(b"x")), match="extended attributes beyond")
 
 
 @pytest.mark.parametrize("name", [b"", b"user." + b"n" * 251, b"user.\0x"])
@@ -506,7 +504,7 @@ def test_more_entries_than_the_cap(staging: Path) -> None:
         t.tar(*(t.file(b"f%d" % i) for i in range(60))),
         t.tar(*(t.file(b"g%d" % i) for i in range(60))),
     ]
-    refused(staging, *layers, match="more than 100 entries.*entries", caps=Caps(entries=100))
+    refused(staging, *layers, match="more than 100 entries.*UDK_UNPACK_ENTRIES", caps=Caps(entries=100))
 
 
 def test_whiteouts_count_as_entries_too(staging: Path) -> None:
@@ -543,7 +541,7 @@ def test_a_gzip_bomb(staging: Path, where: str) -> None:
     caps = Caps(ratio_floor=64 << 20)
     head = t.header(b"zeros", size=t.octal(10 << 30, 12)) if where == "in a file" else t.tar()
     bomb = t.gz(head) + t.raw_gzip_zeros(128 << 20)
-    with pytest.raises(LayerError, match=r"expands more than 200 times.*ratio"):
+    with pytest.raises(LayerError, match=r"expands more than 200 times.*unpack\.ratio"):
         staging.mkdir()
         with TreeBuilder(str(staging), caps=caps) as builder:
             builder.apply(Bytes(bomb), "", None)
@@ -571,7 +569,10 @@ def test_a_zstd_window_beyond_the_cap(staging: Path, log: int) -> None:
     # block.
     frame = struct.pack("<IBB", 0xFD2FB528, 0, (log - 10) << 3) + (3 << 3 | 1).to_bytes(3, "little") + b"abc"
     staging.mkdir()
-    with pytest.raises(LayerError, match=r"zstd window.*window_bytes"), TreeBuilder(str(staging)) as builder:
+    with (
+        pytest.raises(LayerError, match=r"zstd window.*unpack\.window"),
+        TreeBuilder(str(staging)) as builder,
+    ):
         builder.apply(Bytes(frame), "", None)
 
 

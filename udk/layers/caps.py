@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+from typing import TYPE_CHECKING
+
 from udk.errors import DiskFullError, LayerError, StoreError
+
+if TYPE_CHECKING:
+    from udk.config import Config
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -43,6 +49,18 @@ class Caps:
         self.xattr_bytes = xattr_bytes
         self.window_bytes = window_bytes
 
+    @classmethod
+    def from_config(cls, config: Config | None) -> Caps:
+        """The caps that the ``unpack`` section of the configuration sets."""
+        if config is None:
+            return cls()
+        return cls(
+            entries=config.unpack_entries,
+            bytes=config.unpack_bytes,
+            ratio=config.unpack_ratio,
+            window_bytes=config.unpack_window,
+        )
+
 
 def show(name: bytes) -> str:
     """A name from a layer, safe to print on a terminal in one line: escaped and at most about 200
@@ -64,13 +82,14 @@ class CapError(LayerError):
 
 
 def over_cap(what: str, cap: str) -> CapError:
-    return CapError(what, f"raise the limit {cap} if you trust this image")
+    """``cap``: the setting's name below ``unpack.`` or ``""`` for a cap that no honest image comes near."""
+    if not cap:
+        return CapError(what, "the layer is damaged or hostile: pull it from a trusted source")
+    return CapError(what, f"if you trust this image, raise unpack.{cap} (UDK_UNPACK_{cap.upper()})")
 
 
 def disk_error(e: OSError, what: str) -> StoreError | LayerError:
     """What an OSError met while writing a tree means for the user."""
-    import errno
-
     if e.errno in {errno.ENOSPC, errno.EDQUOT}:
         return DiskFullError(f"no space left while writing {what}", "free some space or use another UDK_HOME")
     if e.errno == errno.EFBIG:

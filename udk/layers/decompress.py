@@ -143,7 +143,7 @@ def _members(
                 out = engine.decompress(pending, CHUNK)
             except errors as e:
                 if "emory" in str(e):
-                    raise over_cap(f"the layer's {kind} window is beyond the limit", "window_bytes") from None
+                    raise over_cap(f"the layer's {kind} window is beyond the limit", "window") from None
                 raise refusal(f"the layer's {kind} stream is damaged ({e})") from None
             if out:
                 yield out
@@ -183,7 +183,7 @@ def _zstd(rest: _Rest, caps: Caps) -> Iterator[bytes]:
                 out = reader.read(CHUNK)
             except zstandard.ZstdError as e:
                 if "memory" in str(e):
-                    raise over_cap("the layer's zstd window is beyond the limit", "window_bytes") from None
+                    raise over_cap("the layer's zstd window is beyond the limit", "window") from None
                 raise refusal(f"the layer's zstd stream is damaged ({e})") from None
             if not out:
                 return

@@ -49,7 +49,7 @@ def read_gnu_map(source: ChunkReader, block: bytes, m: Member, limit: int) -> li
     while more:
         read += BLOCK
         if read > limit:
-            raise over_cap(f"{show(m.name)}: a sparse file's map beyond the limit", "header_bytes")
+            raise over_cap(f"{show(m.name)}: a sparse file's map beyond the limit", "")
         area = source.block()
         if len(area) < BLOCK:
             raise refusal("the layer's tar stream ends in the middle of a sparse file's map")
@@ -98,7 +98,7 @@ def read_pax1_map(source: ChunkReader, m: Member, limit: int) -> tuple[list[tupl
             if len(numbers) == 1:
                 wanted = numbers[0] * 2
                 if wanted > limit:
-                    raise over_cap(f"{show(m.name)}: a sparse file's map beyond the limit", "header_bytes")
+                    raise over_cap(f"{show(m.name)}: a sparse file's map beyond the limit", "")
             if not wanted:
                 del lines[i + 1 :]
                 break

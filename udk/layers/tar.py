@@ -229,7 +229,7 @@ class TarReader:
 
     def _extended(self, size: int) -> bytes:
         if size > self._caps.header_bytes or size < 0:
-            raise over_cap(f"a tar entry has an extended header of {size} bytes", "header_bytes")
+            raise over_cap(f"a tar entry has an extended header of {size} bytes", "")
         data = self._source.read(size + -size % BLOCK)
         if len(data) < size:
             raise refusal("the layer's tar stream ends in the middle of an extended header")
@@ -261,7 +261,7 @@ class TarReader:
                 size = number(block[124:136], "size")
                 spent += max(size, 0)
                 if spent > self._caps.header_bytes:
-                    raise over_cap(f"a tar entry has extended headers of {spent} bytes", "header_bytes")
+                    raise over_cap(f"a tar entry has extended headers of {spent} bytes", "")
                 data = self._extended(size)
                 if flag == b"L":
                     long_name = data.split(b"\0", 1)[0]
@@ -352,7 +352,7 @@ class TarReader:
         if xattrs:
             m.xattrs = xattrs
             if sum(len(k) + len(v) for k, v in xattrs.items()) > self._caps.xattr_bytes:
-                raise over_cap(f"{show(m.name)}: extended attributes beyond the limit", "xattr_bytes")
+                raise over_cap(f"{show(m.name)}: extended attributes beyond the limit", "")
         return pax
 
     def _set_kind(self, m: Member, flag: bytes, block: bytes) -> None:

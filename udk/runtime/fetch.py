@@ -11,6 +11,7 @@ from udk.base.files import fsync_dir, read_file, store_error
 from udk.base.process import FOREIGN_SECONDS
 from udk.base.progress import Progress
 from udk.errors import CorruptStoreError, InvalidImageError, StoreError
+from udk.layers.caps import Caps
 from udk.oci.manifest import Index, Manifest, check_runnable, parse_config, parse_manifest
 from udk.oci.platform import Platform
 from udk.oci.strictjson import MAX_BYTES
@@ -51,6 +52,7 @@ class Fetch:
         self._progress = progress or Progress()
         self._admit = admit
         self._variant = ""
+        self._caps = Caps.from_config(config)
 
     def from_store(self) -> StoredImage | None:
         """The image by what is in the store alone: its blobs are there and its tree is, or is made again."""
@@ -75,7 +77,7 @@ class Fetch:
                 store, ImageSource(), "", blobs, self._progress
             )  # all are here: nothing is asked
             with store.use_tree(image.tree), there:
-                make_tree(store, image.tree, manifest, config, there, self._progress)
+                make_tree(store, image.tree, manifest, config, there, self._progress, self._caps)
         return image
 
     def from_source(self, source: ImageSource | None) -> StoredImage:
@@ -126,7 +128,7 @@ class Fetch:
         key = store.tree_key(config.chain_id)
         downloads = Downloads(store, source, name, blobs[1:], self._progress, self._parallel)
         with store.use_tree(key), downloads:
-            make_tree(store, key, manifest, config, downloads, self._progress)
+            make_tree(store, key, manifest, config, downloads, self._progress, self._caps)
             downloads.wait()
             self._flush(blobs)
             if not store.has_tree(key) or not all(store.has_blob(d.digest, d.size) for d in blobs):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from udk.base.progress import Progress
+    from udk.layers.caps import Caps
     from udk.oci.config import ImageConfig
     from udk.oci.descriptor import Descriptor
     from udk.oci.manifest import Manifest
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
 
 
 def make_tree(
-    store: Store, key: str, manifest: Manifest, config: ImageConfig, downloads: Downloads, progress: Progress
+    store: Store,
+    key: str,
+    manifest: Manifest,
+    config: ImageConfig,
+    downloads: Downloads,
+    progress: Progress,
+    caps: Caps | None = None,
 ) -> None:
     """Makes the tree ``key`` unless it is there. Layers are applied while they and the later ones arrive;
     nothing is published before all of them have been verified. Hold a lease on the tree. Raises UdkError."""
@@ -35,7 +42,7 @@ def make_tree(
             if store.has_tree(key):
                 return
             try:
-                _build(store, key, manifest, config, downloads, progress)
+                _build(store, key, manifest, config, downloads, progress, caps)
                 return
             except Restarted:
                 if attempt:
@@ -46,7 +53,13 @@ def make_tree(
 
 
 def _build(
-    store: Store, key: str, manifest: Manifest, config: ImageConfig, downloads: Downloads, progress: Progress
+    store: Store,
+    key: str,
+    manifest: Manifest,
+    config: ImageConfig,
+    downloads: Downloads,
+    progress: Progress,
+    caps: Caps | None,
 ) -> None:
     from udk.layers.tree import TreeBuilder
 
@@ -54,7 +67,7 @@ def _build(
     task = progress.task("unpacking", sum(d.size for d in manifest.layers))
     done = 0
     try:
-        with TreeBuilder(staging) as builder:
+        with TreeBuilder(staging, caps=caps) as builder:
             for layer, diff_id in zip(manifest.layers, config.diff_ids):
                 with downloads.open(layer) as reader:
                     try:
