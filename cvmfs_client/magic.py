@@ -39,7 +39,9 @@ def _compression(r: Repository, path: bytes, entry: Entry) -> str:
 def _expires(r: Repository, path: bytes, entry: Entry) -> str:
     if r.fixed:
         return "never (fixed root catalog)"
-    left = r.tree.root.ttl - (time.time() - r.opened_at)
+    most = 60 * r.config.integer("CVMFS_MAX_TTL", 0)
+    ttl = min(r.tree.root.ttl, most) if most > 0 else r.tree.root.ttl
+    left = ttl - (time.time() - r.opened_at)
     return str(max(0, int(left)) // 60)
 
 

@@ -44,6 +44,7 @@ HONOURED: dict[str, str] = {
     "CVMFS_MAX_TTL": "",
     "CVMFS_MOUNT_DIR": "/cvmfs",
     "CVMFS_PAC_URLS": "",
+    "CVMFS_PREFETCH": "yes",
     "CVMFS_PREFETCH_FILEBUNDLES": "yes",
     "CVMFS_PROXY_RESET_AFTER": "300",
     "CVMFS_PROXY_SHARD": "no",

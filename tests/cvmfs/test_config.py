@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cvmfs_client import parameters
+from cvmfs_client import errors, parameters
 from cvmfs_client.config import Configuration, check_fqrn, configured_repositories
 from cvmfs_client.errors import ConfigError, UsageError
 from cvmfs_client.shell_conditions import LocalFiles
@@ -235,3 +235,22 @@ def test_honoured_parameters_are_documented() -> None:
     guide = (PACKAGE.parent / "docs" / "cvmfs.md").read_text()
     missing = [name for name in parameters.HONOURED if f"`{name}`" not in guide]
     assert missing == []
+
+
+def test_exit_statuses_are_documented() -> None:
+    """The guide's table names every error class with the status that it has."""
+    guide = (PACKAGE.parent / "docs" / "cvmfs.md").read_text()
+    listed = {
+        name: int(status)
+        for status, names in re.findall(r"^\| (\d+) \| (`\w+Error`[^|]*) \|", guide, re.M)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert len(listed) >= 20
+    for name, status in listed.items():
+        assert getattr(errors, name).status == status, name
+    leaves = {
+        c.__name__
+        for c in vars(errors).values()
+        if isinstance(c, type) and issubclass(c, errors.CvmfsError) and not issubclass(c, errors.PathError)
+    }
+    assert leaves - set(listed) == {"CvmfsError", "CvmfsIoError"}
