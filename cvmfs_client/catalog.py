@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import stat
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any, Callable, NamedTuple
@@ -35,7 +36,7 @@ _REQUIRED = {"md5path_1", "md5path_2", "parent_1", "parent_2", "name", "flags", 
 # the types of a row's columns that need no further look
 _NONE = type(None)
 _USUAL_TYPES = frozenset(
-    (bytes, int, int, int, int, ns, int, int, int, digest, bytes, xattr, int)
+    (bytes, int, int, int, int, ns, int, int, int, digest, bytes, xattr, int, int)
     for ns, digest, xattr in itertools.product((int, _NONE), (bytes, _NONE), (bytes, _NONE))
 )
 _TYPE_FLAGS = FLAG_DIRECTORY | FLAG_FILE | FLAG_LINK | FLAG_SPECIAL
@@ -47,6 +48,7 @@ _FORMATS = {
 }
 _SPECIAL_FORMATS = {stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
 _BAD_NAMES = {b"", b".", b".."}
+_KEY = struct.Struct("<qq")
 _ROOT_KEY = int.from_bytes(md5_path(b"")[:8], "little", signed=True)  # the only row without a name
 
 # databases opened before a fork: closing them in the child is not safe, so they are kept
@@ -138,7 +140,7 @@ class Catalog:
         columns[9] = "hash" if "hash" in have else "NULL"
         columns.append("symlink" if "symlink" in have else "NULL")
         columns.append("xattr" if "xattr" in have else "NULL")
-        return f"SELECT {', '.join(columns)}, md5path_1 FROM catalog "
+        return f"SELECT {', '.join(columns)}, md5path_1, md5path_2 FROM catalog "
 
     def _broken(self, reason: str) -> CatalogError:
         return self._db._broken(reason)
@@ -156,11 +158,8 @@ class Catalog:
 
     # --- reading
     def _key(self, path: bytes) -> tuple[int, int]:
-        digest = md5_path(path[self._strip :])
-        return (
-            int.from_bytes(digest[:8], "little", signed=True),
-            int.from_bytes(digest[8:], "little", signed=True),
-        )
+        first, second = _KEY.unpack(md5_path(path[self._strip :]))
+        return first, second
 
     def find(self, path: bytes) -> Entry | None:
         """The entry of ``path``, or None."""
@@ -181,7 +180,8 @@ class Catalog:
         db = self._database()
         query = self._select + "WHERE parent_1=? AND parent_2=?"
         batches = db.batches(query, self._key(path))
-        lock, make = self._lock, self._entry
+        lock, make, pack = self._lock, self._entry, _KEY.pack
+        prefix = path[self._strip :] + b"/"
         while True:
             with lock:
                 batch = next(batches, None)
@@ -189,13 +189,18 @@ class Catalog:
                 return
             for row in batch:
                 entry = make(row)
+                # each name leads to this very row: so no directory has a name twice
+                if md5_path(prefix + entry.name) != pack(row[12], row[13]):
+                    raise self._broken(
+                        f"the entry {show(entry.name)} of {show(path)} is not where its name says"
+                    )
                 if not entry.flags & FLAG_HIDDEN or hidden:
                     yield entry
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         if tuple(map(type, row)) not in _USUAL_TYPES:
             row = self._normalise(row)
-        name, flags, mode, size, mtime, ns, uid, gid, links, digest, symlink, xattrs, key = row
+        name, flags, mode, size, mtime, ns, uid, gid, links, digest, symlink, xattrs, key, _ = row
         bad = name in _BAD_NAMES or b"/" in name or b"\0" in name or len(name) > MAX_NAME
         if bad and (name or key != _ROOT_KEY):
             raise self._broken(f"it has an entry with the name {show(name[:300])!r}")

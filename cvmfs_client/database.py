@@ -23,6 +23,9 @@ _MAX_STEPS = 2_000_000_000
 _MAX_LENGTH = 1 << 20  # bytes of one value
 _BATCH = 1000
 
+# what Python's module raises for files with nonsense in them; messages may quote bytes that are no text
+_FAILURES = (sqlite3.Error, OverflowError, MemoryError, UnicodeError)
+
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ}
 # page cache per database, KiB: the kernel's page cache is behind it
 _CACHE_KIB = 512
@@ -37,10 +40,17 @@ class Database:
         self._work = 0
         try:
             self._connection = self._connect(location, content)
+        except _FAILURES as e:
+            raise self._error(e) from e
+        try:
             self._harden()
             self.tables = self._inspect()
-        except sqlite3.Error as e:
+        except _FAILURES as e:
+            self._connection.close()
             raise self._error(e) from e
+        except CatalogError:
+            self._connection.close()
+            raise
 
     def _connect(self, location: str, content: bytes | None) -> sqlite3.Connection:
         if content is not None:
@@ -108,7 +118,7 @@ class Database:
         self._work = 0
         try:
             return self._connection.execute(sql, parameters).fetchall()
-        except (sqlite3.Error, OverflowError, MemoryError) as e:
+        except _FAILURES as e:
             raise self._error(e) from e
 
     def row(self, sql: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...] | None:
@@ -119,7 +129,7 @@ class Database:
             found: tuple[Any, ...] | None = cursor.fetchone()
             cursor.close()
             return found
-        except (sqlite3.Error, OverflowError, MemoryError) as e:
+        except _FAILURES as e:
             raise self._error(e) from e
 
     def batches(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[list[tuple[Any, ...]]]:
@@ -134,7 +144,7 @@ class Database:
                     yield found
                 if len(found) < _BATCH:
                     return
-        except (sqlite3.Error, OverflowError, MemoryError) as e:
+        except _FAILURES as e:
             raise self._error(e) from e
 
     def properties(self) -> dict[str, str]:

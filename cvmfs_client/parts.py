@@ -48,6 +48,8 @@ class Parts(NamedTuple):
         self.store.close()
         if self.store.fetcher is not None:
             self.store.fetcher.close()
+        if isinstance(self.config.files, BootstrapFiles):
+            self.config.files.close()
 
 
 class BootstrapFiles(LocalFiles):

@@ -143,6 +143,15 @@ def test_an_entry_under_another_name(tmp_path: Path) -> None:
         catalog.find(b"/x")
 
 
+def test_a_name_twice_in_a_directory(tmp_path: Path) -> None:
+    """Rows whose keys are not those of their path would let a link and a directory have one name."""
+    twin = directory(b"/x")
+    twin["md5path_2"] += 1
+    catalog = open_catalog(make([directory(b""), row(b"/x", 0o120777, symlink=b"/etc"), twin]), tmp_path)
+    with pytest.raises(CatalogError, match="not where its name says"):
+        names(catalog)
+
+
 @pytest.mark.parametrize(
     "columns",
     [
