@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support.needs import find, needs
+from tests.support.squid import forget_squid, start_squid
 from tests.support.webserver import WebServer
 from udk.errors import RegistryError
 from udk.oci.reference import Reference
@@ -54,9 +54,7 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
     (tmp_path / "access.log").touch()
     squid = find("squid")
     assert squid
-    process = subprocess.Popen(
-        [squid, "-N", "-f", str(conf)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path
-    )
+    process = start_squid(squid, conf, port)
     try:
         for _ in range(200):
             try:
@@ -69,6 +67,7 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
     finally:
         process.kill()
         process.wait()
+        forget_squid(port)
 
 
 def environment(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:

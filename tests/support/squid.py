@@ -36,6 +36,23 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def start_squid(program: str, config: Path, port: int) -> subprocess.Popen[bytes]:
+    """Squid in the foreground. Its shared memory is named after the service: with one name for all, a squid
+    of another user, or one that was killed, would keep this one from starting."""
+    return subprocess.Popen(
+        [program, "-N", "-n", f"udk{port}", "-f", str(config)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=config.parent,
+    )
+
+
+def forget_squid(port: int) -> None:
+    """Removes the shared memory that a killed squid leaves."""
+    for segment in Path("/dev/shm").glob(f"udk{port}-*"):
+        segment.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def running_squid(directory: Path) -> Iterator[Squid]:
     """Starts squid with its files in ``directory``; it may go to any port of this machine."""
@@ -66,9 +83,7 @@ refresh_pattern . 0 20% 0
     )
     program = find("squid")
     assert program is not None
-    process = subprocess.Popen(
-        [program, "-N", "-f", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = start_squid(program, config, port)
     squid = Squid(port, process, directory / "access.log")
     try:
         deadline = time.monotonic() + 30
@@ -84,3 +99,4 @@ refresh_pattern . 0 20% 0
         yield squid
     finally:
         squid.stop()
+        forget_squid(port)
