@@ -57,8 +57,11 @@ def test_a_named_container_stays(udk: Udk, box: str) -> None:
 
 
 def test_create_and_start(udk: Udk, box: str, tmp_path: Path) -> None:
+    (tmp_path / "labels").write_text("from=file\n")
     ident = udk.ok(
         "create",
+        "--label-file",
+        str(tmp_path / "labels"),
         "--label",
         "a=b",
         "--cidfile",
@@ -74,7 +77,7 @@ def test_create_and_start(udk: Udk, box: str, tmp_path: Path) -> None:
     assert udk.ok("start", ident[:12]) == ident.strip()
     (described,) = json.loads(udk.ok("inspect", ident[:8]))
     assert described["Id"] == ident.strip() and described["State"]["ExitCode"] == 0
-    assert described["Config"]["Labels"] == {"a": "b"}
+    assert described["Config"]["Labels"] == {"a": "b", "from": "file"}
     assert {"Source": str(tmp_path), "Destination": "/h"}.items() <= described["Mounts"][0].items()
     assert udk.ok("rm", ident[:12]) == ident[:12] + "\n"
     assert "no container" in udk.fails("start", ident[:12])

@@ -82,3 +82,17 @@ def test_readme_commands_parse() -> None:
 def test_paths_outside_are_not_named() -> None:
     for path in (REPOSITORY / "udk/cli").glob("*.py"):
         assert "/work/" not in path.read_text(encoding="utf-8"), Path(path).name
+
+
+def test_every_option_is_exercised_by_a_test() -> None:
+    """A rough net: the spelling of each option that does something occurs in a test of a real command."""
+    text = "".join(p.read_text(encoding="utf-8") for p in (REPOSITORY / "tests/cli").glob("test_*.py"))
+    text += (REPOSITORY / "tests/runtime/test_resolve.py").read_text(encoding="utf-8")
+    missing = []
+    for verb, rows in [("global", table.GLOBAL), *((v, r[2]) for v, r in table.VERBS.items())]:
+        for spellings, kind, _, _ in rows:
+            if kind in ("flag", "value", "list"):
+                words = spellings.split()
+                if not any(re.search(rf"[\" ]{re.escape(w)}[\"=, ]", text) for w in words):
+                    missing.append(f"{verb} {words[0]}")
+    assert not missing, "\n".join(missing)

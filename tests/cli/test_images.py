@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Served
+from tests.support.images import Layout
+from tests.support.registry import FaultyRegistry
+from tests.support.tls import self_signed, tls_context
 from tests.support.udk import Udk
 
 
@@ -57,8 +60,8 @@ def test_images(udk: Udk, served: Served) -> None:
 
 def test_tags(udk: Udk, served: Served) -> None:
     name = f"{served.registry.host}/test/box"
-    assert udk.ok("tags", name) == "1\nentry\n"
-    assert json.loads(udk.ok("tags", "--json", name)) == {"name": name, "tags": ["1", "entry"]}
+    assert udk.ok("tags", name) == "1\nentry\nmulti\n"
+    assert json.loads(udk.ok("tags", "--json", name)) == {"name": name, "tags": ["1", "entry", "multi"]}
     assert "udk: error" in udk.fails("tags", f"{served.registry.host}/no/such")
     assert "not in a registry" in udk.fails("tags", "oci:/tmp")
 
@@ -207,3 +210,29 @@ def test_login(new_udk: Udk, served: Served) -> None:
         assert "exclude each other" in new_udk.fails("login", "-u", "a", "-p", "b", "--password-stdin", host)
     finally:
         served.registry.scheme = ""
+
+
+def test_platforms(new_udk: Udk, served: Served) -> None:
+    new_udk.ok("pull", "--platform", "linux/arm64", served.multi)
+    assert [r["platform"] for r in json.loads(new_udk.ok("images", "--json"))] == ["linux/arm64"]
+    assert (
+        new_udk.ok("run", "--platform=linux/arm64", "--pull=never", served.multi, "cat", "/arch") == "arm64"
+    )
+    assert "not in the store" in new_udk.fails("run", "--pull=never", served.multi, "true")
+    assert new_udk.ok("run", served.multi, "sh", "-c", "ls /arch 2>/dev/null || echo amd64") == "amd64\n"
+    rows = json.loads(new_udk.ok("images", "--json"))
+    assert {r["platform"] for r in rows} == {"linux/amd64", "linux/arm64"}
+    assert "linux/s390x" in new_udk.fails("pull", "--platform", "linux/s390x", served.multi)
+    assert "udk: error" in new_udk.fails("run", "--platform", "nonsense/x/y/z", served.multi, "true")
+    assert new_udk.ok("rmi", served.multi).count("Untagged") == 2
+
+
+def test_insecure(new_udk: Udk, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    layout.add_image([{"f": "x"}], "1")
+    with FaultyRegistry({"a": layout.path}, tls=tls_context(*self_signed(tmp_path / "cert"))) as registry:
+        image = f"{registry.host}/a:1"
+        assert "certificate" in new_udk.fails("pull", image)
+        new_udk.ok("--insecure", "pull", image)
+        new_udk.ok("pull", image, env={"UDK_INSECURE": registry.host})
+        assert new_udk.ok("--insecure", "tags", f"{registry.host}/a") == "1\n"

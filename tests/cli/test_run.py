@@ -235,16 +235,30 @@ def test_hostname_network_pid(udk: Udk, box: str) -> None:
     assert udk.ok("run", box, "sh", "-c", "echo $$") in ("1\n", "2\n")
     assert int(udk.ok("run", "--pid", "host", box, "sh", "-c", "echo $$")) > 2
     assert udk.ok("run", "--add-host", "db:10.1.2.3", box, "grep", "db", "/etc/hosts") == "10.1.2.3\tdb\n"
-    assert (
-        udk.ok("run", "--dns", "9.9.9.9", box, "grep", "nameserver", "/etc/resolv.conf")
-        == "nameserver 9.9.9.9\n"
-    )
+    out = udk.ok("run", "--dns", "9.9.9.9", box, "grep", "nameserver", "/etc/resolv.conf")
+    assert out == "nameserver 9.9.9.9\n"
+    flags = ["--dns-search", "a.test", "--dns-search", "b.test", "--dns-option", "ndots:2"]
+    out = udk.ok("run", *flags, box, "grep", "-v", "nameserver", "/etc/resolv.conf")
+    assert out.splitlines()[-2:] == ["search a.test b.test", "options ndots:2"]
 
 
 def test_limits(udk: Udk, box: str) -> None:
     assert udk.ok("run", "--ulimit", "nofile=64:128", box, "sh", "-c", "ulimit -n; ulimit -Hn") == "64\n128\n"
     out = udk.ok("run", "--shm-size", "1m", box, "sh", "-c", "df -k /dev/shm | tail -1")
     assert out.split()[1] == "1024"
+    done = udk(
+        "run",
+        "--device",
+        "/dev/zero:/dev/nought",
+        "--device",
+        "/dev/full",
+        box,
+        "head",
+        "-c",
+        "3",
+        "/dev/nought",
+    )
+    assert done == (0, b"\0\0\0", b"")
     out = udk.ok("run", "--cpuset-cpus", "0", box, "grep", "Cpus_allowed_list", "/proc/self/status")
     assert out.split() == ["Cpus_allowed_list:", "0"]
 

@@ -47,7 +47,7 @@ def candidates(environ: Mapping[str, str] | None = None) -> Iterator[tuple[str, 
     if scratch:
         yield f"{scratch}/udk", "job scratch directory"
     tmp = environ.get("TMPDIR", "")
-    yield f"{tmp if tmp.startswith('/') else '/tmp'}/udk-{os.getuid()}", "temporary directory"
+    yield f"{tmp.rstrip('/') if tmp.startswith('/') else '/tmp'}/udk-{os.getuid()}", "temporary directory"
 
 
 def locate(environ: Mapping[str, str] | None = None) -> str:
