@@ -9,7 +9,7 @@
 #include <linux/prctl.h>
 #include <linux/signalfd.h>
 
-enum { PATIENCE = 1000000 /* us */, EXIT_UDK = 125, SOCK_SEQPACKET_CLOEXEC = 5 | 02000000 };
+enum { PATIENCE = 999999 /* us */, EXIT_UDK = 125, SOCK_SEQPACKET_CLOEXEC = 5 | 02000000 };
 
 struct guard {
 	struct plan plan;
@@ -318,6 +318,25 @@ static void clean_up(struct guard *g)
 		sys_unlinkat(AT_FDCWD, p->unlink[i], 0);
 }
 
+/* The keeper's last act takes the kernel as long as its mounts take to dismantle. The layer's removal goes on beside it;
+ * then it is waited for, so that no zombie is left to a pid 1 that may not care (in an outer container), but not for
+ * ever: a file server that is gone must not hold the payload's status back. */
+static void wait_for_keeper(struct guard *g)
+{
+	struct pollfd p = { .fd = g->signals, .events = POLLIN };
+	struct signalfd_siginfo s[16];
+	const uint64_t until = now_us() + PATIENCE;
+
+	for (reap(g); !g->reaped; reap(g)) {
+		uint64_t now = now_us();
+		if (now >= until)
+			return;
+		ktimespec t = { 0, (int64_t)(until - now) * 1000 };
+		sys_ppoll(&p, 1, &t, NULL);
+		sys_read(g->signals, s, sizeof s);
+	}
+}
+
 static int command_run(const char *fd_text, char **envp)
 {
 	static struct guard g = { .socket = -1, .tty = { .master = -1 } };
@@ -350,6 +369,8 @@ static int command_run(const char *fd_text, char **envp)
 	conclude(&g);
 	struct outcome *o = &g.outcome;
 	clean_up(&g);
+	if (g.keeper > 0)
+		wait_for_keeper(&g);
 	if (o->failure.class == FAIL_ENGINE && !o->ran && g.plan.n_fallback > 1)
 		fall_back(&g);
 	if (o->failure.class && !o->ran)
