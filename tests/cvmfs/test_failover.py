@@ -42,8 +42,8 @@ class Two:
     def __init__(self, published: Published, top: Path) -> None:
         self.published = published
         self.top = top
-        www = published.directory.parents[1]
-        self.servers = [WebServer(www), WebServer(www)]
+        self.www = published.directory.parents[1]
+        self.servers = [WebServer(self.www), WebServer(self.www)]
         self.expected = self.contents_of(published.tree)
 
     @staticmethod
@@ -152,10 +152,7 @@ def test_a_server_that_is_gone(two: Two) -> None:
 )
 def test_a_failing_proxy(two: Two, kind: str, details: dict[str, Any]) -> None:
     """A proxy that is none: the next group is used, and the servers are not blamed."""
-    with (
-        WebServer(two.published.directory.parents[1]) as bad,
-        WebServer(two.published.directory.parents[1]) as good,
-    ):
+    with WebServer(two.www) as bad, WebServer(two.www) as good:
         bad.fault("/cvmfs/", kind, **details)
         with two.open(f"{bad.url};{good.url}") as repo:
             assert two.read_all(repo) == two.expected
@@ -219,10 +216,7 @@ def test_everything_fails_in_the_middle(two: Two) -> None:
 
 
 def test_the_first_proxy_group_is_used_again(two: Two) -> None:
-    with (
-        WebServer(two.published.directory.parents[1]) as first,
-        WebServer(two.published.directory.parents[1]) as second,
-    ):
+    with WebServer(two.www) as first, WebServer(two.www) as second:
         first.fault("/data/", "status", value=407, count=1)
         with two.open(f"{first.url};{second.url}", CVMFS_PROXY_RESET_AFTER="1") as repo:
             repo.read("/README")
