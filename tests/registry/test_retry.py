@@ -12,7 +12,7 @@ from tests.registry.conftest import Served
 from udk.errors import NetworkError, NotFoundError, RateLimitError, RegistryError
 from udk.registry.answers import error_detail, next_link, retry_after, warning_text
 from udk.registry.client import RegistryClient
-from udk.registry.retry import Retry, Throttled
+from udk.registry.retry import Retry, Throttled, Unreachable
 
 
 @pytest.mark.parametrize("code", [500, 502, 503, 504, 408])
@@ -160,3 +160,24 @@ def test_warning_text(value: str, text: str) -> None:
 )  # fmt: skip
 def test_error_detail(body: bytes, kind: str, expected: tuple[str, str]) -> None:
     assert error_detail(body, kind) == expected
+
+
+@pytest.mark.parametrize("kind", ["truncate", "reset", "drop"])
+@pytest.mark.parametrize("what", ["/manifests/", "/tags/", "/token"])
+def test_documents_that_break_off_are_asked_for_again(
+    served: Served, client: RegistryClient, kind: str, what: str
+) -> None:
+    served.registry.require_bearer()
+    served.registry.fault(what, kind, after=10, count=1, skip=1 if what == "/manifests/" else 0)
+    assert client.manifest(served.ref)[0] == served.image.manifest
+    assert client.tags(served.ref) == ["1"]
+
+
+def test_a_registry_that_is_not_there_is_given_up_sooner(options: Any) -> None:
+    for more, attempts in (({}, 3), ({"mirror": True}, 2), ({"begun": True}, 5)):
+        pauses: list[float] = []
+        retry = Retry(options(), pauses.append, **more)
+        with pytest.raises(Unreachable):
+            while True:
+                retry.failed(Unreachable("x"))
+        assert len(pauses) + 1 == attempts

@@ -36,7 +36,7 @@ class BlobFetch:
         self.ranges = True  # until the registry shows that it cannot
 
     def __iter__(self) -> Iterator[bytes]:
-        retry = self.client.retry()
+        retry = self.client.retry(self.endpoint.is_mirror, begun=True)
         while self.position < self.descriptor.size or not self.descriptor.size:
             before = self.position
             try:

@@ -29,7 +29,7 @@ from udk.oci.strictjson import MAX_BYTES
 from udk.oci.text import quoted
 from udk.registry import conf
 from udk.registry.answers import next_link, status_error, warning_text
-from udk.registry.auth import Authenticator
+from udk.registry.auth import MAX_TOKEN_BODY, Authenticator
 from udk.registry.blob import BlobFetch
 from udk.registry.credentials import CredentialStore
 from udk.registry.failures import UntrustedCertificate
@@ -95,7 +95,10 @@ class RegistryClient:
         def ask(endpoint: conf.Endpoint) -> Digest:
             path = f"manifests/{ref.selector}"
             try:
-                with self._ask(endpoint, path, {"Accept": _ACCEPT}, method="HEAD") as answer:
+                with self.attempt(
+                    lambda: self.ask_once(endpoint, path, {"Accept": _ACCEPT}, method="HEAD"),
+                    endpoint.is_mirror,
+                ) as answer:
                     return Digest.parse(answer.headers.get("Docker-Content-Digest"))
             except InvalidDigestError:
                 pass
@@ -188,17 +191,10 @@ class RegistryClient:
 
     def _manifest(self, endpoint: conf.Endpoint, ref: Reference) -> tuple[bytes, str, Digest]:
         what = f"the manifest of {ref.familiar}"
-        with self._ask(endpoint, f"manifests/{ref.selector}", {"Accept": _ACCEPT}) as answer:
-            if answer.headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
-                raise ProtocolError(f"{what} came encoded, which was not asked for")
-            media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-            if media_type == "text/html":
-                raise ProtocolError(
-                    f"{endpoint.reference.host} answered with a web page instead of {what}",
-                    "is it a registry? a proxy or a login page may be in the way",
-                )
-            data = answer.read(MAX_BYTES, what)
-            stated = answer.headers.get("Docker-Content-Digest", "")
+        answer = self._document(endpoint, f"manifests/{ref.selector}", _ACCEPT, MAX_BYTES, what)
+        data = answer.read(MAX_BYTES, what)
+        media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        stated = answer.headers.get("Docker-Content-Digest", "")
         digest = digest_of(data, ref.digest.algorithm if ref.digest else "sha256")
         if ref.digest and digest != ref.digest:
             raise IntegrityError(f"registry {endpoint.reference.host} answered {ref.familiar} with {digest}")
@@ -226,15 +222,12 @@ class RegistryClient:
         """The members of all pages of a listing, following Link within the same API of the same host."""
         rows: list[object] = []
         host, seen = endpoint.reference.host, set()
-        url = ""
+        accept, url = f"application/json, {mediatypes.OCI_INDEX}", ""
         for _ in range(MAX_PAGES):
-            with self._ask(
-                endpoint, path, {"Accept": "application/json, " + mediatypes.OCI_INDEX}, url=url
-            ) as answer:
-                body = answer.read(MAX_LISTING, f"the list of {member}")
-                link, here = next_link(answer.headers.get("Link", "")), answer.url
+            answer = self._document(endpoint, path, accept, MAX_LISTING, f"the list of {member}", url)
+            link, here = next_link(answer.headers.get("Link", "")), answer.url
             try:
-                page = json.loads(body)
+                page = json.loads(answer.read(MAX_LISTING, member))
                 items = page.get(member) or []
             except (ValueError, AttributeError, RecursionError):
                 raise ProtocolError(f"{host} sent a list of {member} that is no JSON object") from None
@@ -254,29 +247,37 @@ class RegistryClient:
             seen.add(url)
         raise ProtocolError(f"{host} has more than {MAX_PAGES} pages of {member}")
 
-    def _ask(
-        self,
-        endpoint: conf.Endpoint,
-        path: str,
-        headers: Mapping[str, str],
-        *,
-        method: str = "GET",
-        url: str = "",
+    def _document(
+        self, endpoint: conf.Endpoint, path: str, accept: str, limit: int, what: str, url: str = ""
     ) -> Answer:
-        """A successful answer of the repository's API, after retries and authentication."""
-        return self.attempt(lambda: self.ask_once(endpoint, path, headers, method=method, url=url))
+        """An answer read wholly, tried again also when it breaks off within the body. It is closed."""
 
-    def attempt(self, ask: Callable[[], Answer]) -> Answer:
+        def ask() -> Answer:
+            with self.ask_once(endpoint, path, {"Accept": accept}, url=url) as answer:
+                encoding = answer.headers.get("Content-Encoding", "identity").lower()
+                if encoding not in ("identity", ""):
+                    raise ProtocolError(f"{what} came encoded, which was not asked for")
+                if answer.headers.get("Content-Type", "").lower().startswith("text/html"):
+                    raise ProtocolError(
+                        f"{endpoint.reference.host} answered with a web page instead of {what}",
+                        "is it a registry? a proxy or a login page may be in the way",
+                    )
+                answer.read(limit, what)
+                return answer
+
+        return self.attempt(ask, endpoint.is_mirror)
+
+    def attempt(self, ask: Callable[[], Answer], mirror: bool = False) -> Answer:
         """What ``ask`` gives, asked again while it fails in a way that may pass."""
-        retry = self.retry()
+        retry = self.retry(mirror)
         while True:
             try:
                 return ask()
             except RegistryError as e:
                 retry.failed(e)
 
-    def retry(self) -> Retry:
-        return Retry(self.options, self._wait)
+    def retry(self, mirror: bool = False, begun: bool = False) -> Retry:
+        return Retry(self.options, self._wait, mirror=mirror, begun=begun)
 
     def _wait(self, seconds: float) -> None:
         if self._closing.wait(min(seconds, threading.TIMEOUT_MAX)):
@@ -378,6 +379,9 @@ class RegistryClient:
                     raise status_error(
                         answer.status, origin(url)[1], "a token", answer.error_body(), answer.headers
                     )
+            if answer.status == 200:
+                with answer:
+                    answer.read(MAX_TOKEN_BODY, "the token")
             return answer
 
         return self.attempt(ask)

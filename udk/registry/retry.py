@@ -27,14 +27,32 @@ class Unavailable(NetworkError):
     wait: float | None = None
 
 
+class Unreachable(NetworkError):
+    """Nobody took the connection."""
+
+
+FIRST_CONTACT = 3  # attempts to reach a registry that may just be misspelt
+MIRROR = 2  # attempts at a place that is not the only one
+
+
 class Retry:
     """Decides, and waits, after each failure of one piece of work. ``wait`` pauses for some seconds.
 
     Pauses double with each failure, and are random so that 64 jobs do not return together. What a registry
     asks to wait counts against the patience configured, for the piece of work as a whole."""
 
-    def __init__(self, options: RegistryOptions, wait: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        options: RegistryOptions,
+        wait: Callable[[float], None],
+        *,
+        mirror: bool = False,
+        begun: bool = False,
+    ) -> None:
+        """``mirror``: there are other places. ``begun``: the registry was there a moment ago."""
         self.options = options
+        self._attempts = min(MIRROR, options.attempts) if mirror else options.attempts
+        self._contacts = self._attempts if begun else min(FIRST_CONTACT, self._attempts)
         self.failures = 0
         self._waited = 0.0
         self._wait = wait
@@ -48,7 +66,7 @@ class Retry:
         wait = getattr(error, "wait", None)
         if isinstance(error, RateLimitError):
             pause = self._pause() * 2 if wait is None else wait
-        elif isinstance(error, NetworkError) and self.failures + 1 < self.options.attempts:
+        elif isinstance(error, NetworkError) and self.failures + 1 < self._limit(error):
             pause = max(self._pause(), wait or 0.0)
         else:
             raise error
@@ -60,6 +78,9 @@ class Retry:
                 raise error
         self.failures += 1
         self._wait(pause)
+
+    def _limit(self, error: NetworkError) -> int:
+        return self._contacts if isinstance(error, Unreachable) else self._attempts
 
     def _pause(self) -> float:
         return random.uniform(0.5, 1.0) * min(MAX_PAUSE, self.options.backoff * 2.0 ** min(self.failures, 16))

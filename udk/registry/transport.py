@@ -18,6 +18,7 @@ from udk.registry.answers import MAX_ERROR_BODY
 from udk.registry.failures import describe, find, is_not_http, tls_error
 from udk.registry.options import RegistryOptions, is_loopback
 from udk.registry.peers import MAX_URL, RefusedPeer, host_of, origin, redirect_target
+from udk.registry.retry import Unreachable
 from udk.registry.tls import TlsSettings
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Answer:
         self.headers = raw.headers
         self.url = url
         self._error: bytes | None = None
+        self._body: bytes | None = None
         self.redirected = redirected  # to another origin than the first request's
 
     def __enter__(self) -> Answer:
@@ -103,8 +105,10 @@ class Answer:
             raise BrokenTransfer(f"{_broke(host, total, expected)}: the connection was closed")
 
     def read(self, limit: int, what: str) -> bytes:
-        """The whole body, of at most ``limit`` bytes. Raises ProtocolError, naming ``what``, if there is
-        more."""
+        """The whole body (again, if it was read before), of at most ``limit`` bytes. Raises ProtocolError,
+        naming ``what``, if there is more."""
+        if self._body is not None:
+            return self._body
         parts: list[bytes] = []
         total = 0
         if (self.length or 0) > limit:
@@ -114,7 +118,8 @@ class Answer:
             if total > limit:
                 raise ProtocolError(f"{what} from {host_of(self.url)} has more than {limit} bytes")
             parts.append(chunk)
-        return b"".join(parts)
+        self._body = b"".join(parts)
+        return self._body
 
     def error_body(self) -> bytes:
         """The beginning of an error's body, for its message; nothing if it does not come."""
@@ -232,7 +237,7 @@ class Transport:
                 raise ProtocolError(str(refused)) from None
             if url.startswith("http:") and is_not_http(e):
                 raise NotHttp(f"{host} does not speak HTTP") from None
-            raise NetworkError(
+            raise Unreachable(
                 f"registry {host} cannot be reached: {describe(e)}",
                 "check the name and the network, or try later",
             ) from None
