@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from udk.archive.embedded import is_embedded
 from udk.archive.source import ImageSource, ResolvedImage, check_platform, open_source, resolve_image
 from udk.base.files import fsync_dir, read_file, store_error
 from udk.base.process import FOREIGN_SECONDS
@@ -84,7 +85,7 @@ class Fetch:
         """The image as its source has it now."""
         if source is not None:
             return self._run(source)
-        if self._reference.is_local:
+        if self._reference.is_local or is_embedded(self._reference):
             with open_source(self._reference) as opened:
                 return self._run(opened)
         from udk.registry.client import RegistryClient
