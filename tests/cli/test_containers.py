@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Served
+from tests.support.needs import needs
 from tests.support.udk import Udk
 from udk.base.process import own_identity
 
@@ -270,3 +272,24 @@ def test_what_a_kill_while_making_leaves_is_swept(udk: Udk, box: str, tmp_path: 
     os.symlink(ident, containers / ".names/half")
     assert udk.ok("ps", "-a", "-q") == ""
     assert not (containers / ident).exists() and not os.path.lexists(containers / ".names/half")
+
+
+@needs("newuidmap")
+def test_layers_with_files_of_subordinate_ids_are_removed(udk: Udk, box: str) -> None:
+    """They belong to others: neither rm nor the sweep after a kill could remove them as the caller."""
+    if f"\n{getpass.getuser()}:" not in "\n" + Path("/etc/subuid").read_text():
+        pytest.skip("needs subordinate ids for this user in /etc/subuid and /etc/subgid")
+    script = "mkdir -p /d/e; touch /d/e/f; chown -R 7:7 /d; chmod 700 /d; echo made; exec sleep 100"
+    process = udk.popen("run", "--subids", box, "sh", "-c", script, stdout=subprocess.PIPE)
+    assert process.stdout and process.stdout.readline() == b"made\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert len(list(udk.scratch.glob("udk-*"))) == 1
+    udk.ok("ps", "-a")
+    assert list(udk.scratch.glob("udk-*")) == []
+    script = script.replace("echo made; exec sleep 100", "exit 3")
+    assert udk("run", "--subids", "--name", "mapped", box, "sh", "-c", script).status == 3
+    udk.ok("rm", "mapped")
+    assert [p.name for p in (udk.store / "containers").iterdir() if not p.name.startswith(".")] == []
+    assert list((udk.store / "trash").glob("*")) == []

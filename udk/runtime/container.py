@@ -270,6 +270,7 @@ class Containers:
                     "end it first, or use `udk rm -f`",
                 )
             self.kill(container)
+        _take_back(container)
         discard(container.record.get("layer", ""), self.store)
         self._forget(container.name, container.id)
         self.store.discard(container.path)
@@ -368,17 +369,33 @@ class Containers:
         return done
 
     def _gone(self, ident: str, layer: str, name: str) -> int:
-        from udk.errors import StoreError
+        from udk.errors import EngineError, StoreError
 
         if not is_id(ident):
             return 0
         try:
+            container = self.read(ident)
+            if container:
+                _take_back(container)
             discard(layer, self.store)
             self._forget(name, ident)
             self.store.discard(f"{self.root}/{ident}")
-        except StoreError:
+        except (EngineError, StoreError):
             return 0
         return 1
+
+
+def _take_back(container: Container) -> None:
+    """What a payload with subordinate ids left belongs to others than the caller: it is removed under the
+    same map. Raises EngineError."""
+    layer = str(container.record.get("layer", ""))
+    ours = layer.startswith(container.path + "/") or os.path.basename(layer).startswith("udk-")
+    spec = container.record.get("spec")
+    identity = spec.get("identity") if isinstance(spec, dict) else None
+    if ours and isinstance(identity, dict) and identity.get("subids"):
+        from udk.engines.guard import remove
+
+        remove([layer], subids=True)
 
 
 def discard(layer: str, store: Store) -> None:
