@@ -186,6 +186,11 @@ def test_plain_tree(udk: Udk, box: str) -> None:
     path = Path(udk.ok("inspect", "-p", "p").strip())
     assert (path / "home/f").read_text() == "x\n" and os.listdir(path / "home") == ["f"]
     assert not (path / "script").exists() and (path / "bin/sh").is_symlink()
+    assert (path / "root").stat().st_mode & 0o7777 == 0o700 and (
+        path / "tmp"
+    ).stat().st_mode & 0o7777 == 0o1777
+    marks = [p for p in path.rglob("*") if p.is_char_device() or p.name.startswith(".wh.")]
+    assert marks == []
     (path / "etc/added").write_text("from outside\n")
     assert udk.ok("run", "p", "cat", "/etc/added") == "from outside\n"
     assert udk.ok("inspect", "-p", "p").strip() == str(path)

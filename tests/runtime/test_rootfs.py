@@ -117,6 +117,9 @@ def test_layers(root: Path, tmp_path: Path) -> None:
     (root / "dir/below").mkdir(parents=True)
     (upper / "dir").write_text("a file now")
     assert rootfs.kind("/dir") == "file" and rootfs.kind("/dir/below") == ""
+    (upper / "etc/.wh.group").touch()
+    assert rootfs.kind("/etc/group") == ""
+    (upper / "etc/.wh.group").unlink()
     os.setxattr(upper / "etc", "user.overlay.opaque", b"y")
     assert rootfs.kind("/etc/group") == "" and rootfs.read("/etc/passwd") == b"new"
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_LINKS = 40
+WHITEOUT_PREFIX = (
+    ".wh."  # of the files that stand for whiteouts where the upper's file system refuses 0:0 devices
+)
 OPAQUE_XATTRS = ("user.overlay.opaque", "trusted.overlay.opaque")
 _DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -147,6 +150,8 @@ class _Walk:
             try:
                 st = os.stat(name, dir_fd=fd, follow_symlinks=False)
             except OSError:
+                if level + 1 < len(self.stack[-1]) and _exists(WHITEOUT_PREFIX + name, fd):
+                    return None
                 continue
             if stat.S_ISCHR(st.st_mode) and st.st_rdev == 0:
                 return None
@@ -170,6 +175,14 @@ class _Walk:
                 break
         self.stack.append(merged)
         return bool(merged)
+
+
+def _exists(name: str, fd: int) -> bool:
+    try:
+        os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def _opaque(fd: int) -> bool:
