@@ -33,6 +33,22 @@ static uint64_t inode_hash(uint64_t dev, uint64_t ino)
 	return h ^ h >> 31;
 }
 
+static bool same_text(const char *a, const char *b, size_t n)
+{
+	uint64_t x, y;
+
+	for (; n >= 8; n -= 8, a += 8, b += 8) {
+		memcpy(&x, a, 8);
+		memcpy(&y, b, 8);
+		if (x != y)
+			return false;
+	}
+	while (n--)
+		if (a[n] != b[n])
+			return false;
+	return true;
+}
+
 /* Copies the path out of a matching entry. -1 when it does not match, is stale or is being written. */
 static int take(struct core *k, const struct cached *e, uint64_t key1, uint64_t key2, const char *key, size_t n,
 		struct place *p)
@@ -44,9 +60,8 @@ static int take(struct core *k, const struct cached *e, uint64_t key1, uint64_t 
 	if (seq & 1 || e->key1 != key1 || e->key2 != key2 || e->key_len != n || n + len > CACHE_TEXT ||
 	    e->generation != k->plan->generation)
 		return -1;
-	for (size_t i = 0; i < n; i++)
-		if (e->text[i] != key[i])
-			return -1;
+	if (!same_text(e->text, key, n))
+		return -1;
 	memcpy(p->guest, e->text + n, len);
 	p->guest[len] = 0;
 	p->len = len;

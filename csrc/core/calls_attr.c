@@ -62,7 +62,7 @@ static long target(struct call *c, int dfd, const void *path, long flags, struct
 
 static bool in_union(const struct call *c, const struct place *p)
 {
-	return !p->raw && !p->magic && p->mount == 0 && c->core->changes;
+	return !p->raw && !p->magic && p->mount == 0 && has_changes(c->core);
 }
 
 /* ---- modes -------------------------------------------------------------------------------------------- */
@@ -114,7 +114,7 @@ static long do_chmod(struct call *c, int dfd, const void *path, unsigned mode, l
 	if (r < 0)
 		return r;
 	if (r == 1) {
-		bool ours = p->st.st_dev == c->core->plan->upper_dev && c->core->changes && c->core->plan->options & OPT_OWNERS;
+		bool ours = p->st.st_dev == c->core->plan->upper_dev && has_changes(c->core) && c->core->plan->options & OPT_OWNERS;
 		struct stat st = p->st;
 		if (!may_change(c, &st, NULL, dfd))
 			return -EPERM;
@@ -216,7 +216,7 @@ static long do_chown(struct call *c, int dfd, const void *path, uint32_t uid, ui
 		r = for_change(c, p);
 		return r ? r : set_owner(c, &p->st, p, NO_FD, uid, gid);
 	}
-	if (p->st.st_dev == k->plan->upper_dev && k->changes && k->plan->options & OPT_OWNERS)
+	if (p->st.st_dev == k->plan->upper_dev && has_changes(k) && k->plan->options & OPT_OWNERS)
 		return set_owner(c, &p->st, NULL, dfd, uid, gid);
 	r = SC5(__NR_fchownat, dfd, "", uid, gid, AT_EMPTY_PATH);
 	return (r == -EPERM || r == -EINVAL) && privileged(k) ? 0 : r;

@@ -168,7 +168,7 @@ static long do_unlink(struct call *c, int dfd, const void *path, bool dir)
 		return p->dotdot ? (dir ? -ENOTEMPTY : -EISDIR) : p->mounted ? (dir ? -EBUSY : -EISDIR) : dir ? -EINVAL : -EISDIR;
 	if (p->mounted)
 		return dir || k->plan->mounts[p->mount].flags & MOUNT_FILE ? -EBUSY : -EISDIR;
-	if (p->raw || p->kind == IN_PLAIN || (p->kind == IN_UPPER && !(k->changes && k->changes->used))) {
+	if (p->raw || p->kind == IN_PLAIN || (p->kind == IN_UPPER && !any_changes(k))) {
 		if (readonly(c, p)) {
 			r = lookup(c, p);
 			return r ? r : -EROFS;
@@ -416,7 +416,7 @@ static long do_rename(struct call *c, int afd, const void *from, int bfd, const 
 		return r ? r : -EROFS;
 	}
 	quick = (a->raw || a->kind == IN_PLAIN || a->kind == IN_UPPER) && (b->raw || b->kind == IN_PLAIN || b->kind == IN_UPPER);
-	if (!quick || (k->changes && k->changes->used && !a->raw && a->kind == IN_UPPER))
+	if (!quick || (any_changes(k) && !a->raw && a->kind == IN_UPPER))
 		return rename_union(c, a, b, flags);
 	if (a->slash || b->slash) {
 		r = lookup(c, a);

@@ -115,7 +115,8 @@ struct plan {
 	/* Shared state from here on. */
 	volatile uint32_t generation __attribute__((aligned(4096))); /* of every remembered resolution */
 	volatile uint32_t counter;                                   /* for names of temporary files */
-	volatile uint32_t lower_owners_used, owner_count;
+	volatile uint32_t lower_owners_used;
+	volatile uint32_t any_changes; /* the record of changes has entries: without any it is not even mapped */
 	volatile uint32_t filters_used;
 	volatile uint64_t bloom[BLOOM_WORDS]; /* names that a remembered resolution went through */
 	struct cached dirs[DIR_CACHE];        /* by text */
@@ -133,7 +134,7 @@ struct ids {
 
 struct core {
 	struct plan *plan;
-	struct changes *changes; /* NULL without an upper */
+	struct changes *changes; /* mapped at first need; see changes_of */
 	struct ids ids;
 	uint16_t root_len;       /* of the emulated chroot, canonical */
 	char root[GUEST_MAX];
@@ -288,6 +289,9 @@ long merged_empty(struct call *c, struct place *p, bool remove_whiteouts);
 /* Before a change of the thing: EROFS, copy-up. `found` must hold. */
 long for_change(struct call *c, struct place *p);
 long temp_name(struct call *c, char *to);
+
+static inline bool has_changes(const struct core *k) { return k->plan->changes != 0; }
+static inline bool any_changes(const struct core *k) { return k->plan->any_changes; }
 
 /* ---- owner.c ------------------------------------------------------------------------------------------ */
 

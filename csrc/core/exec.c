@@ -15,32 +15,60 @@
 #endif
 #define HEADER 256 /* what the kernel reads to find out what a file is */
 
+/* The same few interpreters are asked for all the time, behind links: where one leads is remembered. */
+static long find_interpreter(struct call *c, const char *name, size_t n, struct place *p)
+{
+	struct core *k = c->core;
+	uint32_t generation = k->plan->generation;
+	char key[128];
+	long r;
+
+	if (n + 1 > sizeof key || k->root_len)
+		return find_text(c, AT_FDCWD, name, FOLLOW, p);
+	key[0] = 1; /* no path begins with it */
+	memcpy(key + 1, name, n);
+	if (cache_text(k, key, n + 1, p) >= 0) {
+		p->raw = p->self = p->slash = p->mounted = p->direct = p->magic = false;
+		return lookup(c, p);
+	}
+	r = find_text(c, AT_FDCWD, name, FOLLOW, p);
+	if (!r && !p->raw && !p->mounted && k->plan->mounts[p->mount].flags & MOUNT_CACHE)
+		cache_keep_text(k, generation, key, n + 1, p, 0);
+	return r;
+}
+
 /* The interpreter that the program asks for exists; -ENOENT as from the kernel otherwise. */
 static long check_elf(struct call *c, int fd, const char *header, long n)
 {
 	const Elf64_Ehdr *e = (const void *)header;
-	Elf64_Phdr ph[32];
+	const Elf64_Phdr *ph = (const void *)(header + sizeof *e);
+	char *name = c->w->path;
 	long r;
 
 	if (n < (long)sizeof *e || e->e_ident[EI_CLASS] != ELFCLASS64 || e->e_machine != MACHINE ||
-	    (e->e_type != ET_EXEC && e->e_type != ET_DYN) || e->e_phentsize != sizeof ph[0] || !e->e_phnum || e->e_phnum > ARRAY_LEN(ph))
+	    (e->e_type != ET_EXEC && e->e_type != ET_DYN) || e->e_phentsize != sizeof ph[0] || !e->e_phnum || e->e_phnum > 32)
 		return -ENOEXEC;
-	r = sys_pread(fd, ph, e->e_phnum * sizeof ph[0], (int64_t)e->e_phoff);
-	if (r != (long)(e->e_phnum * sizeof ph[0]))
-		return r < 0 ? r : -EIO;
+	if (e->e_phoff != sizeof *e || n < (long)((e->e_phnum + 1U) * sizeof ph[0] + sizeof *e)) {
+		r = sys_pread(fd, c->w->other, e->e_phnum * sizeof ph[0], (int64_t)e->e_phoff);
+		if (r != (long)(e->e_phnum * sizeof ph[0]))
+			return r < 0 ? r : -EIO;
+		ph = (const void *)c->w->other;
+	}
 	for (int i = 0; i < e->e_phnum; i++) {
-		char *name = c->w->path;
-
 		if (ph[i].p_type != PT_INTERP)
 			continue;
 		if (ph[i].p_filesz < 2 || ph[i].p_filesz > GUEST_MAX)
 			return -ENOEXEC;
-		r = sys_pread(fd, name, ph[i].p_filesz, (int64_t)ph[i].p_offset);
+		r = (long)ph[i].p_filesz;
+		if (ph[i].p_offset < (uint64_t)n && ph[i].p_filesz <= (uint64_t)n - ph[i].p_offset)
+			memcpy(name, header + ph[i].p_offset, ph[i].p_filesz);
+		else
+			r = sys_pread(fd, name, ph[i].p_filesz, (int64_t)ph[i].p_offset);
 		if (r != (long)ph[i].p_filesz)
 			return r < 0 ? r : -EIO;
 		if (name[r - 1])
 			return -ENOEXEC;
-		return find_text(c, AT_FDCWD, name, FOLLOW, &c->w->b);
+		return find_interpreter(c, name, strlen(name), &c->w->b);
 	}
 	return 0;
 }
@@ -140,7 +168,7 @@ static long by_descriptor(struct call *c, int fd, struct program *out)
 long find_program(struct call *c, int dfd, const void *path, long flags, struct program *out)
 {
 	struct place *p = &c->w->a;
-	char header[HEADER + 8], *interp, *arg, first = 1;
+	char *header = c->w->c.host, *interp, *arg, first = 1; /* the place is free here: paths are looked up in a and b */
 	long r, n, fd;
 
 	out->n_head = 0;
@@ -184,7 +212,7 @@ long find_program(struct call *c, int dfd, const void *path, long flags, struct 
 		fd = sys_openat(p->dfd, p->host, O_RDONLY | O_CLOEXEC, 0);
 		if (fd < 0)
 			return fd;
-		n = read_full((int)fd, header, HEADER);
+		n = sys_pread((int)fd, header, 2048, 0);
 		if (n >= 4 && !memcmp(header, "\177ELF", 4))
 			r = check_elf(c, (int)fd, header, n);
 		else if (n < 2 || header[0] != '#' || header[1] != '!')
@@ -196,7 +224,7 @@ long find_program(struct call *c, int dfd, const void *path, long flags, struct 
 			return r;
 		if (depth == MAX_SCRIPTS)
 			return -ELOOP;
-		r = script_line(header, n, &interp, &arg);
+		r = script_line(header, MIN(n, HEADER), &interp, &arg);
 		if (r)
 			return r;
 		/* argv[0] gives way to: interpreter, argument, the name of this file. */

@@ -60,11 +60,18 @@ static struct owner *claim(struct owner *t, uint64_t slots, volatile uint64_t *u
 	return NULL;
 }
 
+static struct changes *changes_of(struct core *k)
+{
+	if (!k->changes && has_changes(k))
+		plan_map_changes(k, false);
+	return k->changes;
+}
+
 struct owner *owner_find(struct core *k, uint64_t dev, uint64_t ino)
 {
 	struct owner *o = NULL;
 
-	if (k->changes && dev == k->plan->upper_dev && k->changes->used)
+	if (any_changes(k) && dev == k->plan->upper_dev && changes_of(k))
 		o = probe(k->changes->owners, k->changes->slots, 0, ino);
 	if (!o && dev == k->plan->lower_dev && k->plan->lower_owners_used)
 		o = probe(k->plan->lower_owners, LOWER_OWNERS, dev, ino);
@@ -73,8 +80,9 @@ struct owner *owner_find(struct core *k, uint64_t dev, uint64_t ino)
 
 struct owner *owner_make(struct core *k, const struct stat *st)
 {
-	if (!k->changes || st->st_dev != k->plan->upper_dev)
+	if (st->st_dev != k->plan->upper_dev || !changes_of(k))
 		return NULL;
+	k->plan->any_changes = 1;
 	return claim(k->changes->owners, k->changes->slots, &k->changes->used, 0, st->st_ino);
 }
 
@@ -82,7 +90,7 @@ void owner_forget(struct core *k, const struct stat *st)
 {
 	struct owner *o;
 
-	if (!k->changes || !k->changes->used || st->st_dev != k->plan->upper_dev)
+	if (!any_changes(k) || st->st_dev != k->plan->upper_dev || !changes_of(k))
 		return;
 	o = probe(k->changes->owners, k->changes->slots, 0, st->st_ino);
 	if (o)
@@ -345,7 +353,7 @@ void owner_new(struct call *c, int dfd, const char *host, int fd)
 	struct stat st;
 	struct owner *o;
 
-	if (!k->changes || (!k->ids.fsuid && !k->ids.fsgid) || !(k->plan->options & OPT_OWNERS))
+	if (!has_changes(k) || (!k->ids.fsuid && !k->ids.fsgid) || !(k->plan->options & OPT_OWNERS))
 		return;
 	if (fd >= 0 ? sys_fstat(fd, &st) : sys_fstatat(dfd, host, &st, AT_SYMLINK_NOFOLLOW))
 		return;

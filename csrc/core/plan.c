@@ -262,5 +262,7 @@ long plan_map_changes(struct core *k, bool make)
 	if (memcmp(ch->magic, "UDKCHG\0\1", 8) || ch->slots != CHANGE_OWNERS)
 		return -EINVAL;
 	k->changes = ch;
+	if (make)
+		k->plan->any_changes = ch->used != 0;
 	return 0;
 }

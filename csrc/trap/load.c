@@ -20,6 +20,7 @@
 
 struct image {
 	int fd;
+	char head[3072]; /* with the program headers, almost always */
 	Elf64_Ehdr e;
 	Elf64_Phdr ph[MAX_PHDRS];
 	unsigned long bias, low, high; /* high: end of memory, before rounding */
@@ -43,9 +44,14 @@ static void open_image(struct image *m, const char *path)
 	if (r < 0)
 		die("cannot open", path, r);
 	m->fd = (int)r;
-	r = sys_pread(m->fd, &m->e, sizeof m->e, 0);
-	if (r != (long)sizeof m->e || m->e.e_phnum > MAX_PHDRS || m->e.e_phentsize != sizeof m->ph[0])
+	r = sys_pread(m->fd, m->head, sizeof m->head, 0);
+	memcpy(&m->e, m->head, sizeof m->e);
+	if (r < (long)sizeof m->e || m->e.e_phnum > MAX_PHDRS || m->e.e_phentsize != sizeof m->ph[0])
 		die("cannot load", path, -ENOEXEC);
+	if (m->e.e_phoff <= sizeof m->head - sizeof m->ph && m->e.e_phoff + m->e.e_phnum * sizeof m->ph[0] <= (unsigned long)r) {
+		memcpy(m->ph, m->head + m->e.e_phoff, m->e.e_phnum * sizeof m->ph[0]);
+		return;
+	}
 	r = sys_pread(m->fd, m->ph, m->e.e_phnum * sizeof m->ph[0], (int64_t)m->e.e_phoff);
 	if (r != (long)(m->e.e_phnum * sizeof m->ph[0]))
 		die("cannot load", path, r < 0 ? r : -ENOEXEC);
@@ -273,8 +279,6 @@ NORETURN void load(unsigned long *stack)
 	auxv = (unsigned long *)(envp + 1);
 	envp = argv + argc + 1;
 	r = plan_map(k, prefix[1], false);
-	if (!r)
-		r = plan_map_changes(k, false);
 	if (r)
 		die("cannot map the container's state", prefix[1], r);
 	str_copy(k->exe, exe, sizeof k->exe);

@@ -212,8 +212,6 @@ int main(int argc, char **argv, char **envp)
 
 		read_plan((int)fd, true);
 		r = plan_map(&self.core, argv[2], false);
-		if (!r)
-			r = plan_map_changes(&self.core, false);
 		if (r)
 			fail("the container's state", argv[2], r);
 		run(argv + 4, envp);
