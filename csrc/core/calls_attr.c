@@ -361,9 +361,16 @@ long call_fremovexattr(struct call *c) { return xattr_fd(c, __NR_lremovexattr); 
 static long xattr_read(struct call *c, long nr, bool follow)
 {
 	struct place *p = &c->w->a;
-	long r = find(c, AT_FDCWD, (void *)c->a[0], follow ? FOLLOW : 0, p);
+	long r = resolve(c, AT_FDCWD, (void *)c->a[0], 0, p);
 
-	return r ? r : SC4(p->magic ? nr - 1 : nr, p->host, c->a[1], c->a[2], c->a[3]);
+	if (r)
+		return r;
+	if (follow || p->slash || p->self || p->magic || (p->kind == IN_MERGED && !p->raw)) {
+		r = find(c, AT_FDCWD, (void *)c->a[0], follow ? FOLLOW : 0, p);
+		if (r)
+			return r;
+	}
+	return SC4(p->magic ? nr - 1 : nr, p->host, c->a[1], c->a[2], c->a[3]);
 }
 
 long call_getxattr(struct call *c) { return xattr_read(c, __NR_lgetxattr, true); }

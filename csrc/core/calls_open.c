@@ -104,6 +104,8 @@ static long open_read(struct call *c, int dfd, const void *path, long flags, str
 				return -ENOENT;
 			}
 		}
+		if (r >= 0 && flags & O_DIRECTORY && !(flags & O_PATH))
+			remember_dir(c, p, (int)r);
 		if (flags & O_NOFOLLOW || again)
 			return r;
 		if (r >= 0) {

@@ -97,6 +97,25 @@ long call_newfstatat(struct call *c)
 	return r ? r : put_stat(c, p, c->a[2]);
 }
 
+/* In a directory of one layer the call itself is the look at the file. */
+static long statx_path(struct call *c, long flags, struct place *p, struct statx *x)
+{
+	bool nofollow = flags & AT_SYMLINK_NOFOLLOW;
+	long r = resolve(c, (int)c->a[0], (void *)c->a[1], 0, p);
+
+	if (r)
+		return r;
+	if (!p->slash && !p->magic && !p->mounted && !p->self && (p->raw || p->kind != IN_MERGED)) {
+		r = SC5(__NR_statx, p->dfd, p->host, flags | AT_SYMLINK_NOFOLLOW, c->a[3], x);
+		if (r || nofollow || (x->stx_mode & S_IFMT) != S_IFLNK)
+			return r;
+	}
+	r = stat_path(c, (int)c->a[0], (void *)c->a[1], nofollow, p);
+	if (r)
+		return r;
+	return SC5(__NR_statx, p->dfd, p->host, p->magic && !nofollow ? flags : flags | AT_SYMLINK_NOFOLLOW, c->a[3], x);
+}
+
 long call_statx(struct call *c)
 {
 	struct place *p = &c->w->a;
@@ -114,9 +133,7 @@ long call_statx(struct call *c)
 	if (on_fd) {
 		r = SC5(__NR_statx, c->a[0], "", flags, c->a[3], &x);
 	} else {
-		r = stat_path(c, (int)c->a[0], (void *)c->a[1], flags & AT_SYMLINK_NOFOLLOW, p);
-		if (!r)
-			r = SC5(__NR_statx, p->dfd, p->host, p->magic && !(flags & AT_SYMLINK_NOFOLLOW) ? flags : flags | AT_SYMLINK_NOFOLLOW, c->a[3], &x);
+		r = statx_path(c, flags, p, &x);
 	}
 	if (r)
 		return r;
@@ -132,6 +149,8 @@ long call_statx(struct call *c)
 		owner_show(c, &st, NULL, (int)c->a[0]);
 	} else {
 		p->st = st;
+		if (!p->raw && !p->self && p->kind != IN_MERGED)
+			p->layer = (uint8_t)(p->kind == IN_LOWER ? LAYER_LOWER : p->kind == IN_UPPER ? LAYER_UPPER : p->layer);
 		show(c, p, NO_FD);
 		st = p->st;
 	}

@@ -253,6 +253,8 @@ long resolve(struct call *c, int dfd, const void *path, unsigned flags, struct p
 long resolve_text(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p);
 /* The directory behind a descriptor. p->guest is it; returns mounts_inside or an error. */
 long base_dir(struct call *c, int dfd, struct place *p);
+/* A directory was just opened: remembers where, so that its descriptor needs no asking. */
+void remember_dir(struct call *c, const struct place *p, int fd);
 /* Points p->dfd and p->host at a layer's file. */
 void place_host(struct call *c, struct place *p, enum layer layer);
 /* lstat of the place: 0 with p->st, p->layer, p->host; -ENOENT with the host of a new file. */

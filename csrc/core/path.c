@@ -98,9 +98,10 @@ static enum kind kind_below(struct call *c, const struct place *p)
 static long enter(struct call *c, struct place *p)
 {
 	struct core *k = c->core;
+	uint32_t generation = k->plan->generation;
 	const struct mount *m;
 	struct place *t = &c->w->c;
-	size_t n;
+	size_t n, from;
 
 	p->mount = (uint8_t)mount_of(k, p->guest, p->len);
 	m = &k->plan->mounts[p->mount];
@@ -113,14 +114,20 @@ static long enter(struct call *c, struct place *p)
 	t->mount = p->mount;
 	t->raw = t->direct = t->self = t->mounted = false;
 	for (n = 0; n < p->len && t->kind == IN_MERGED;) {
-		for (n++; n < p->len && p->guest[n] != '/';)
+		for (from = n++; n < p->len && p->guest[n] != '/';)
 			n++;
+		if (!k->root_len && cache_text(k, p->guest, n, t) >= 0 && t->mount == p->mount)
+			continue;
 		memcpy(t->guest, p->guest, n);
 		t->guest[n] = 0;
 		t->len = (uint16_t)n;
+		t->mount = p->mount;
+		bloom_add(k, p->guest + from + 1, n - from - 1);
 		if (lookup(c, t) || (t->st.st_mode & S_IFMT) != S_IFDIR)
 			return -ENOENT;
 		t->kind = (uint8_t)kind_below(c, t);
+		if (!k->root_len)
+			cache_keep_text(k, generation, t->guest, n, t, mounts_inside(k, t->guest, n));
 	}
 	p->kind = t->kind;
 	return 0;
@@ -199,6 +206,31 @@ long place_at(struct call *c, const char *text, size_t n, struct place *p)
 		p->kind = IN_PLAIN;
 	}
 	return lookup(c, p);
+}
+
+void remember_dir(struct call *c, const struct place *p, int fd)
+{
+	struct core *k = c->core;
+	uint32_t generation = k->plan->generation;
+	struct place *t = &c->w->c;
+	struct stat st;
+
+	if (p->raw || p->self || p->mounted || p->slash || p->magic || !(k->plan->mounts[p->mount].flags & MOUNT_CACHE) ||
+	    p->len > CACHE_TEXT || sys_fstat(fd, &st) || (st.st_mode & S_IFMT) != S_IFDIR)
+		return;
+	memcpy(t->guest, p->guest, p->len + 1U);
+	t->len = p->len;
+	t->mount = p->mount;
+	t->kind = p->kind;
+	t->layer = p->layer;
+	t->kind = (uint8_t)kind_below(c, t);
+	for (size_t n = p->len; n; n--)
+		if (p->guest[n - 1] == '/') {
+			bloom_add(k, p->guest + n, p->len - n);
+			break;
+		}
+	if (k->plan->generation == generation)
+		cache_keep_inode(k, generation, st.st_dev, st.st_ino, t, mounts_inside(k, t->guest, t->len));
 }
 
 /* ---- the quick ways ----------------------------------------------------------------------------------- */
