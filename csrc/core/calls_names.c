@@ -56,6 +56,14 @@ long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct pla
 	return r ? r : clear_whiteout(c, p);
 }
 
+/* After the call that makes the name: should it have failed, the whiteout that stood there comes back. */
+static long unmade(struct call *c, struct place *p, long had_whiteout, long r)
+{
+	if (r < 0 && had_whiteout > 0)
+		hide_lower(c, p);
+	return r;
+}
+
 static long made(struct call *c, struct place *p, unsigned mode, unsigned kept)
 {
 	struct core *k = c->core;
@@ -80,7 +88,7 @@ static long do_mkdir(struct call *c, int dfd, const void *path, unsigned mode)
 	if (wh < 0)
 		return wh;
 	r = sys_mkdirat(p->dfd, p->host, p->raw || p->kind == IN_PLAIN ? mode : mode | 0700);
-	if (r)
+	if (unmade(c, p, wh, r))
 		return r;
 	if (wh) {
 		make_opaque(c, p);
@@ -99,22 +107,21 @@ static long do_mknod(struct call *c, int dfd, const void *path, unsigned mode, u
 	struct owner *o;
 	struct stat st;
 	bool device = type == S_IFCHR || type == S_IFBLK;
-	long r = prepare_new(c, dfd, path, false, p);
+	long wh, r;
 
-	if (r < 0)
-		return r;
-	if (type == S_IFDIR)
+	if (type == S_IFDIR || (device && !privileged(c->core)))
 		return -EPERM;
-	if (device && !privileged(c->core))
-		return -EPERM;
+	wh = prepare_new(c, dfd, path, false, p);
+	if (wh < 0)
+		return wh;
 	if (!device) {
 		r = sys_mknodat(p->dfd, p->host, p->raw || p->kind == IN_PLAIN ? mode : (mode & ~07000U) | 0600, dev);
-		return r ? r : made(c, p, mode, 0600);
+		return r ? unmade(c, p, wh, r) : made(c, p, mode, 0600);
 	}
 	/* A device is an empty file; the record says what it is. Outside of the union there is no record. */
 	if (p->raw || p->mount != 0)
 		return -EPERM;
-	r = sys_mknodat(p->dfd, p->host, S_IFREG | 0600, 0);
+	r = unmade(c, p, wh, sys_mknodat(p->dfd, p->host, S_IFREG | 0600, 0));
 	if (!r && !sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW) && (o = owner_make(c->core, &st))) {
 		o->mode = mode;
 		o->rdev = dev;
@@ -131,17 +138,17 @@ long call_mknodat(struct call *c) { return do_mknod(c, (int)c->a[0], (void *)c->
 static long do_symlink(struct call *c, const void *target, int dfd, const void *path)
 {
 	struct place *p = &c->w->a;
-	long r = guest_str(c->w->b.guest, target, GUEST_MAX);
+	long r = guest_str(c->w->b.guest, target, GUEST_MAX), wh;
 
 	if (r <= 0)
 		return r ? r : -ENOENT;
-	r = prepare_new(c, dfd, path, false, p);
-	if (r < 0)
-		return r;
+	wh = prepare_new(c, dfd, path, false, p);
+	if (wh < 0)
+		return wh;
 	r = sys_symlinkat(c->w->b.guest, p->dfd, p->host);
 	if (!r && !p->raw && p->kind != IN_PLAIN)
 		owner_new(c, p->dfd, p->host, -1);
-	return r;
+	return unmade(c, p, wh, r);
 }
 
 long call_symlink(struct call *c) { return do_symlink(c, (void *)c->a[0], AT_FDCWD, (void *)c->a[1]); }
@@ -165,7 +172,7 @@ static long do_unlink(struct call *c, int dfd, const void *path, bool dir)
 	if (r)
 		return r;
 	if (p->self)
-		return p->dotdot ? (dir ? -ENOTEMPTY : -EISDIR) : p->mounted ? (dir ? -EBUSY : -EISDIR) : dir ? -EINVAL : -EISDIR;
+		return !dir ? -EISDIR : p->dotdot ? -ENOTEMPTY : p->dot ? -EINVAL : p->mounted ? -EBUSY : -EINVAL;
 	if (p->mounted)
 		return dir || k->plan->mounts[p->mount].flags & MOUNT_FILE ? -EBUSY : -EISDIR;
 	if (p->raw || p->kind == IN_PLAIN || (p->kind == IN_UPPER && !any_changes(k))) {
@@ -241,7 +248,7 @@ static long do_link(struct call *c, int from_fd, const void *from, int dfd, cons
 {
 	struct place *a = &c->w->a, *b = &c->w->b;
 	bool by_fd = false;
-	long r;
+	long r, wh;
 
 	if (flags & ~(long)(AT_SYMLINK_FOLLOW | AT_EMPTY_PATH))
 		return -EINVAL;
@@ -256,29 +263,31 @@ static long do_link(struct call *c, int from_fd, const void *from, int dfd, cons
 		r = find(c, from_fd, from, flags & AT_SYMLINK_FOLLOW ? FOLLOW : 0, a);
 		if (r)
 			return r;
-		if (is_dir(&a->st) && !a->magic)
-			return -EPERM;
 	}
-	r = prepare_new(c, dfd, path, false, b);
-	if (r < 0)
-		return r;
+	wh = prepare_new(c, dfd, path, false, b);
+	if (wh < 0)
+		return wh;
+	if (!by_fd && is_dir(&a->st) && !a->magic)
+		return unmade(c, b, wh, (b->raw || b->kind == IN_PLAIN || b->kind == IN_UPPER) && !lookup(c, b) ? -EEXIST : -EPERM);
 	if (by_fd) {
 		/* As root may; an unprivileged caller needs the descriptor's link in /proc. */
 		char link[40] = "/proc/self/fd/";
 		decimal(link + 14, (unsigned)from_fd);
 		r = sys_linkat(from_fd, "", b->dfd, b->host, AT_EMPTY_PATH);
-		return r == -ENOENT || r == -EPERM ? sys_linkat(AT_FDCWD, link, b->dfd, b->host, AT_SYMLINK_FOLLOW) : r;
+		if (r == -ENOENT || r == -EPERM)
+			r = sys_linkat(AT_FDCWD, link, b->dfd, b->host, AT_SYMLINK_FOLLOW);
+		return unmade(c, b, wh, r);
 	}
 	if (a->magic)
-		return sys_linkat(a->dfd, a->host, b->dfd, b->host, AT_SYMLINK_FOLLOW);
+		return unmade(c, b, wh, sys_linkat(a->dfd, a->host, b->dfd, b->host, AT_SYMLINK_FOLLOW));
 	if (!a->raw && !b->raw && a->mount != b->mount)
-		return -EXDEV;
+		return unmade(c, b, wh, -EXDEV);
 	r = for_change(c, a);
 	if (r)
-		return r;
+		return unmade(c, b, wh, r);
 	if (a->layer == LAYER_UPPER && b->kind != IN_PLAIN)
 		place_host(c, b, LAYER_UPPER);
-	return sys_linkat(a->dfd, a->host, b->dfd, b->host, 0);
+	return unmade(c, b, wh, sys_linkat(a->dfd, a->host, b->dfd, b->host, 0));
 }
 
 long call_link(struct call *c) { return do_link(c, AT_FDCWD, (void *)c->a[0], AT_FDCWD, (void *)c->a[1], 0); }
@@ -326,8 +335,6 @@ static long rename_union(struct call *c, struct place *a, struct place *b, unsig
 	if (r)
 		return r;
 	dir = is_dir(&a->st);
-	if ((a->slash || (b->slash && !(flags & RENAME_EXCHANGE))) && !dir)
-		return -ENOTDIR;
 	r = lookup(c, b);
 	if (r && r != -ENOENT)
 		return r;
@@ -337,20 +344,21 @@ static long rename_union(struct call *c, struct place *a, struct place *b, unsig
 		return -EEXIST;
 	if (!exists && flags & RENAME_EXCHANGE)
 		return -ENOENT;
-	if (exists && a->st.st_ino == b->st.st_ino && a->st.st_dev == b->st.st_dev && !(flags & RENAME_EXCHANGE))
+	if (flags & RENAME_EXCHANGE && b->slash && !is_dir(&target))
+		return -ENOTDIR;
+	if ((a->slash || (b->slash && !(flags & RENAME_EXCHANGE))) && !dir)
+		return -ENOTDIR;
+	if (exists && a->st.st_ino == b->st.st_ino && a->st.st_dev == b->st.st_dev)
 		return 0;
 	if (dir && a->len < b->len && b->guest[a->len] == '/' && !memcmp(a->guest, b->guest, a->len))
 		return -EINVAL;
+	if (b->len < a->len && a->guest[b->len] == '/' && !memcmp(a->guest, b->guest, b->len)) /* over its own ancestor */
+		return flags & RENAME_EXCHANGE ? -EINVAL : -ENOTEMPTY;
 	if (exists && !(flags & RENAME_EXCHANGE)) {
 		if (dir && !is_dir(&target))
 			return -ENOTDIR;
 		if (!dir && is_dir(&target))
 			return -EISDIR;
-		if (dir) {
-			r = merged_empty(c, b, false);
-			if (r)
-				return r;
-		}
 	}
 	/* A directory that has a lower part cannot move, as in overlayfs: programs copy on EXDEV. */
 	if (dir && (a->layer == LAYER_LOWER || (a->kind == IN_MERGED && upper_kind(c, a->guest, a->len, a->mount) == IN_MERGED)))
@@ -358,6 +366,11 @@ static long rename_union(struct call *c, struct place *a, struct place *b, unsig
 	if (flags & RENAME_EXCHANGE && is_dir(&target) &&
 	    (b->layer == LAYER_LOWER || (b->kind == IN_MERGED && upper_kind(c, b->guest, b->len, b->mount) == IN_MERGED)))
 		return -EXDEV;
+	if (exists && dir && !(flags & RENAME_EXCHANGE)) {
+		r = merged_empty(c, b, false);
+		if (r)
+			return r;
+	}
 	r = copy_up(c, a, true);
 	if (!r && flags & RENAME_EXCHANGE)
 		r = copy_up(c, b, true);
@@ -378,7 +391,7 @@ static long rename_union(struct call *c, struct place *a, struct place *b, unsig
 	}
 	r = host_rename(a, b, flags & ~(unsigned)RENAME_NOREPLACE);
 	if (r)
-		return r;
+		return unmade(c, b, lower_target && !exists, r);
 	if (flags & RENAME_EXCHANGE)
 		return changed(c->core), 0;
 	if (dir && lower_target)
@@ -416,15 +429,8 @@ static long do_rename(struct call *c, int afd, const void *from, int bfd, const 
 		return r ? r : -EROFS;
 	}
 	quick = (a->raw || a->kind == IN_PLAIN || a->kind == IN_UPPER) && (b->raw || b->kind == IN_PLAIN || b->kind == IN_UPPER);
-	if (!quick || (any_changes(k) && !a->raw && a->kind == IN_UPPER))
+	if (!quick || ((a->slash || b->slash) && !a->raw && !b->raw) || (any_changes(k) && !a->raw && a->kind == IN_UPPER))
 		return rename_union(c, a, b, flags);
-	if (a->slash || b->slash) {
-		r = lookup(c, a);
-		if (r)
-			return r;
-		if (!is_dir(&a->st) && !(flags & RENAME_EXCHANGE && !a->slash))
-			return -ENOTDIR;
-	}
 	r = host_rename(a, b, flags);
 	if (r)
 		return r;

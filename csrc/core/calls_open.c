@@ -28,7 +28,7 @@ static bool grant(struct call *c, struct place *p)
 		if (slash)
 			*slash = 0;
 		if (!sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW) && st.st_uid == k->plan->host_uid &&
-		    (st.st_mode & S_IFMT) != S_IFLNK) {
+		    (st.st_mode & S_IFMT) != S_IFLNK && !is_whiteout(&st)) {
 			need = (st.st_mode & S_IFMT) == S_IFDIR ? 0700 : 0600;
 			if ((st.st_mode & need) != need) {
 				o = owner_find(k, st.st_dev, st.st_ino);
@@ -157,7 +157,7 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 	bool excl = (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL);
 	bool plain_mode = (mode & 07600) == 0600;
 	unsigned host_mode;
-	long r = resolve(c, dfd, path, excl ? KEEP_SLASH : 0, p);
+	long whiteout, r = resolve(c, dfd, path, flags & O_CREAT ? KEEP_SLASH : 0, p);
 
 	if (r)
 		return r;
@@ -172,9 +172,11 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 			return r;
 	}
 	if (!(flags & O_NOFOLLOW) && !excl) {
-		r = resolve(c, dfd, path, FOLLOW, p);
+		r = resolve(c, dfd, path, flags & O_CREAT ? FOLLOW | KEEP_SLASH : FOLLOW, p);
 		if (r)
 			return r;
+		if (p->slash && flags & O_CREAT) /* the link's own target ends with one */
+			return -EISDIR;
 	}
 	if (p->magic)
 		return reopen_lower(c, p, flags, mode);
@@ -208,9 +210,11 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 	r = make_parent(c, p);
 	if (r)
 		return r;
-	clear_whiteout(c, p);
+	whiteout = clear_whiteout(c, p);
 	host_mode = p->kind == IN_PLAIN ? mode & 07777 : (mode & 0777) | 0600;
 	r = host_open(c, p, flags | O_NOFOLLOW, host_mode);
+	if (r < 0 && whiteout > 0)
+		hide_lower(c, p);
 	if (r >= 0 && p->kind != IN_PLAIN) {
 		owner_new(c, 0, NULL, (int)r);
 		if (!plain_mode)

@@ -151,10 +151,11 @@ struct place {
 	uint8_t layer;   /* which one `host` names */
 	uint8_t mount;
 	bool self;       /* the path ended in `.`, `..` or was a root: there is no name to create or remove */
-	bool dotdot;
+	bool dot, dotdot; /* how it ended */
 	bool mounted;    /* it is a mount point */
 	bool slash;      /* a trailing slash was given */
 	bool raw;        /* nothing is known of the directory (deep, deleted, foreign): host is the guest's own words */
+	bool dead;       /* raw, and a lower directory that the upper hides: it has no names any more */
 	bool found;      /* st is the thing's lstat */
 	bool direct;     /* host is the name itself, relative to the guest's own descriptor */
 	bool magic;      /* a link of /proc that only the kernel can follow */

@@ -72,7 +72,7 @@ long lookup(struct call *c, struct place *p)
 	p->found = false;
 	place_host(c, p, p->mounted ? LAYER_PLAIN : first_layer(p));
 	r = sys_fstatat(p->dfd, p->host, &p->st, AT_SYMLINK_NOFOLLOW);
-	if (p->kind == IN_MERGED && !p->self && !p->mounted) {
+	if (p->kind == IN_MERGED && !p->raw && !p->self && !p->mounted) {
 		if (!r && is_whiteout(&p->st))
 			return -ENOENT;
 		if (r == -ENOENT && !lower_has(c, p, &p->st))
@@ -133,6 +133,16 @@ static long enter(struct call *c, struct place *p)
 	return 0;
 }
 
+/* Whoever renames or removes one of these must know that something is remembered. */
+static void add_names(struct core *k, const char *path, size_t n)
+{
+	for (size_t at = 1, end; at < n; at = end + 1) {
+		for (end = at; end < n && path[end] != '/';)
+			end++;
+		bloom_add(k, path + at, end - at);
+	}
+}
+
 long base_dir(struct call *c, int dfd, struct place *p)
 {
 	struct core *k = c->core;
@@ -144,7 +154,7 @@ long base_dir(struct call *c, int dfd, struct place *p)
 	long r;
 
 	p->dfd = dfd;
-	p->raw = p->self = p->slash = p->dotdot = p->mounted = p->found = p->magic = false;
+	p->raw = p->self = p->slash = p->dot = p->dotdot = p->mounted = p->found = p->magic = p->dead = false;
 	p->direct = true;
 	r = sys_fstatat(dfd, "", &p->st, AT_EMPTY_PATH);
 	if (r == -ENOENT || r == -EINVAL) /* AT_EMPTY_PATH is younger than AT_FDCWD */
@@ -164,20 +174,26 @@ long base_dir(struct call *c, int dfd, struct place *p)
 		r = sys_readlinkat(AT_FDCWD, link, text, HOST_MAX);
 	}
 	p->raw = true;
+	p->kind = IN_PLAIN;
 	if (r < 0 || text[0] != '/' || p->st.st_nlink == 0)
 		return 0;
 	r = guest_path(k, text, (size_t)r, p->guest, &mount, &layer);
 	if (r < 0)
 		return 0;
 	p->len = (uint16_t)r;
-	if (enter(c, p))
-		return p->raw = p->direct = true, 0;
+	if (enter(c, p)) {
+		p->raw = p->direct = true;
+		p->dead = layer == LAYER_LOWER && k->plan->mounts[mount].flags & MOUNT_UNION;
+		return 0;
+	}
 	/* A lower directory that was deleted or replaced in the upper: only its own names are reachable. */
 	p->raw = k->plan->mounts[mount].flags & MOUNT_UNION && layer == LAYER_LOWER && p->kind == IN_UPPER;
 	p->direct = true;
+	p->dead = p->raw;
 	if (p->raw)
 		return 0;
 	inside = mounts_inside(k, p->guest, p->len);
+	add_names(k, p->guest, p->len);
 	cache_keep_inode(k, generation, p->st.st_dev, p->st.st_ino, p, inside);
 	return inside;
 }
@@ -193,7 +209,7 @@ long place_at(struct call *c, const char *text, size_t n, struct place *p)
 	memmove(p->guest, text, n);
 	p->guest[n] = 0;
 	p->len = (uint16_t)dir;
-	p->raw = p->self = p->slash = p->dotdot = p->mounted = p->found = p->direct = p->magic = false;
+	p->raw = p->self = p->slash = p->dot = p->dotdot = p->mounted = p->found = p->direct = p->magic = false;
 	r = enter(c, p);
 	if (r)
 		return r;
@@ -224,11 +240,7 @@ void remember_dir(struct call *c, const struct place *p, int fd)
 	t->kind = p->kind;
 	t->layer = p->layer;
 	t->kind = (uint8_t)kind_below(c, t);
-	for (size_t n = p->len; n; n--)
-		if (p->guest[n - 1] == '/') {
-			bloom_add(k, p->guest + n, p->len - n);
-			break;
-		}
+	add_names(k, p->guest, p->len);
 	if (k->plan->generation == generation)
 		cache_keep_inode(k, generation, st.st_dev, st.st_ino, t, mounts_inside(k, t->guest, t->len));
 }
@@ -238,7 +250,7 @@ void remember_dir(struct call *c, const struct place *p, int fd)
 static void fresh(struct place *p)
 {
 	p->dfd = AT_FDCWD;
-	p->raw = p->self = p->slash = p->dotdot = p->mounted = p->found = p->direct = p->magic = false;
+	p->raw = p->self = p->slash = p->dot = p->dotdot = p->mounted = p->found = p->direct = p->magic = false;
 }
 
 /* Appends the last name; whether it fits. */
@@ -282,6 +294,8 @@ static long quick(struct call *c, int dfd, const char *path, size_t n, struct pl
 		inside = (int)base_dir(c, dfd, p);
 		if (inside < 0)
 			return inside;
+		if (p->dead)
+			return -ENOENT;
 		if (p->raw) {
 			memcpy(p->host, path, n + 1);
 			return 1;
@@ -448,6 +462,7 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 static void here(struct call *c, struct place *p)
 {
 	p->self = true;
+	p->found = false;
 	p->mounted = p->len == 0 || mount_at(c->core, p->guest, p->len) >= 0;
 	place_host(c, p, first_layer(p));
 }
@@ -484,6 +499,8 @@ static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned f
 		w.keep = false;
 		r = base_dir(c, dfd, p);
 		p->direct = false;
+		if (r >= 0 && p->dead && !(path[0] == '.' && (n == 1 || (n == 2 && path[1] == '/'))))
+			return -ENOENT;
 		if (r >= 0 && p->raw)
 			return walk_raw(p, path, n);
 	}
@@ -505,6 +522,7 @@ static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned f
 		w.rest = end;
 		if (name[0] == '.' && end - name == 1) {
 			p->slash = false;
+			p->dot = last;
 			continue;
 		}
 		if (name[0] == '.' && name[1] == '.' && end - name == 2) {
@@ -517,7 +535,7 @@ static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned f
 			continue;
 		}
 		p->slash = last && *end == '/';
-		follow_it = flags & FOLLOW || (p->slash && !(flags & KEEP_SLASH));
+		follow_it = p->slash ? !(flags & KEEP_SLASH) : flags & FOLLOW;
 		/* Before the last name: what was walked so far is the directory part, if no link moved us on. */
 		if (last && w.keep) {
 			cache_keep_text(k, w.generation, path, dir, p, mounts_inside(k, p->guest, p->len));

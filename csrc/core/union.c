@@ -408,7 +408,7 @@ long merged_empty(struct call *c, struct place *p, bool remove_whiteouts)
 	char *buf = c->w->rest;
 	long fd, n, r = 0;
 	struct place *t = &c->w->c;
-	bool upper_only = p->kind != IN_MERGED || upper_kind(c, p->guest, p->len, p->mount) == IN_UPPER;
+	bool upper_only = p->layer != LAYER_LOWER && (p->kind != IN_MERGED || upper_kind(c, p->guest, p->len, p->mount) == IN_UPPER);
 
 	memcpy(t, p, offsetof(struct place, host));
 	for (int l = upper_only; l < 2 && !r; l++) {
