@@ -804,3 +804,38 @@ def test_no_inodes_left(staging: Path) -> None:
         check=False,
     )
     assert out.stdout.startswith("no space left while writing f"), out.stderr
+
+
+def test_a_file_beyond_the_limit_of_the_process(staging: Path) -> None:
+    """As in a batch job with `ulimit -f`; the signal that comes with it does not kill."""
+    code = (
+        "import resource, sys\nfrom udk.errors import StoreError\nfrom udk.layers.tree import TreeBuilder\n"
+        "from tests.support import tarmaker as t\nfrom tests.layers.support import Bytes\n"
+        "b = TreeBuilder(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "try:\n b.apply(Bytes(t.tar(t.file(b'big', bytes(4 << 20)))), '', None)\n"
+        "except StoreError as e: print(e)\n"
+    )
+    staging.mkdir()
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(staging)], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.startswith("big is larger than this file system or `ulimit -f` allows"), out.stderr
+
+
+def test_whiteouts_repeated_do_not_look_again(staging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a small layer could keep a processor busy for hours with one large directory."""
+    scans = 0
+    scandir = os.scandir
+
+    def counted(fd: Any) -> Any:
+        nonlocal scans
+        scans += 1
+        return scandir(fd)
+
+    own = [t.file(b"d/f%d" % i) for i in range(20)]
+    hides = [t.file(b"d/.wh..wh..opq"), t.file(b".wh.d")] * 200
+    monkeypatch.setattr(os, "scandir", counted)
+    tree = build(staging, t.tar(t.file(b"d/old")), t.tar(*own, *hides))
+    assert scans < 10
+    assert len(os.listdir(tree / "rootfs/d")) == 20

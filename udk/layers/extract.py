@@ -88,6 +88,7 @@ class Extractor:
         self._root = Root(root_fd, self._make_missing, self._replace_file)
         self._written: PathSet | None = None  # what this layer brings; None in the first, which hides nothing
         self._first = True
+        self._hidden = PathSet()  # whiteouts done: a second one finds nothing, but would look again
         self._links: dict[bytes, bytes | None] = {}
         self._current = b""
 
@@ -98,6 +99,7 @@ class Extractor:
         """Applies one layer. Raises LayerError, or OSError with :attr:`current` naming the path."""
         self._written = None if self._first else PathSet()
         self._first = False
+        self._hidden = PathSet()
         self._links = {}
         make: dict[bytes, Callable[[TarReader, Member, int, bytes, bytes], None]] = {
             REG: self._file, DIR: self._directory, SYMLINK: self._symlink, LINK: self._hardlink,
@@ -157,6 +159,10 @@ class Extractor:
         if found is None:
             return True  # nothing there to hide
         fd, canonical = found
+        done = join(canonical, name)
+        if done in self._hidden:
+            return True
+        self._hidden.add(done)
         if name == OPAQUE:
             clear(fd, canonical, self._written, self._gone, self._hollow)
             self._root.forget()
