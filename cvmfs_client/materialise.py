@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from .errors import CvmfsError, IntegrityError, show
 from .interfaces import Request, Store
 
 _BLOCK = 1 << 20
+_PART = b".part-"
 _unique = itertools.count()
 
 
@@ -34,7 +36,19 @@ def local_error(path: bytes, e: OSError) -> LocalError:
 
 def part_name(directory: bytes) -> bytes:
     """A name for something unfinished that no other process or thread uses."""
-    return directory + b"/.part-%d-%d" % (os.getpid(), next(_unique))
+    return directory + b"/" + _PART + b"%d-%d" % (os.getpid(), next(_unique))
+
+
+def sweep_parts(directory: bytes, older: float) -> None:
+    """Removes what killed processes left unfinished in ``directory`` more than ``older`` s ago."""
+    limit = time.time() - older
+    for name in os.listdir(directory):
+        path = directory + b"/" + name
+        try:
+            if name.startswith(_PART) and os.lstat(path).st_ctime < limit:
+                os.unlink(path)
+        except OSError:
+            continue
 
 
 def copy_contents(
@@ -156,22 +170,22 @@ def put(part: bytes, path: bytes) -> None:
         os.rename(part, path)
 
 
-def make_link(path: bytes, target: bytes) -> bool:
-    """A symbolic link; False if it was there already."""
+def make_link(path: bytes, target: bytes, parts: bytes = b"") -> bool:
+    """A symbolic link; False if it was there already. ``parts``: directory for the unfinished one."""
     try:
         if os.readlink(path) == target:
             return False
     except OSError:
         pass
-    part = part_name(os.path.dirname(path))
+    part = part_name(parts or os.path.dirname(path))
     os.symlink(target, part)
     put(part, path)
     return True
 
 
-def make_special(path: bytes, entry: Entry) -> bool:
+def make_special(path: bytes, entry: Entry, parts: bytes = b"") -> bool:
     """A fifo, socket or device; False where this user may not make it."""
-    part = part_name(os.path.dirname(path))
+    part = part_name(parts or os.path.dirname(path))
     try:
         os.mknod(part, entry.mode & ~0o7777 | 0o600, entry.rdev)
     except PermissionError:
