@@ -58,8 +58,8 @@ def caller(tmp_path_factory: pytest.TempPathFactory) -> Udk:
 def test_the_main_job(caller: Udk, debian: Debian) -> None:
     """One test, because each step builds on the store that the one before left."""
     image = debian.image
-    many = [caller.popen("run", image, "cat", "/etc/os-release", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            for _ in range(8)]  # fmt: skip
+    words = ("run", image, "cat", "/etc/os-release")
+    many = [caller.popen(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(8)]
     for process in many:  # nobody had it: one pulls, the others wait
         out, err = process.communicate(timeout=240)
         assert (process.returncode, err) == (0, b"") and b'VERSION_ID="12"' in out
