@@ -63,10 +63,10 @@ class Caps:
 
 
 def show(name: bytes) -> str:
-    """A name from a layer, safe to print on a terminal in one line: escaped and at most about 200
-    characters."""
-    if len(name) > 200:
-        return show(name[:150]) + "..." + show(name[-40:])
+    """A name from a layer, safe to print on a terminal in one line: escaped, and of a long one both
+    ends."""
+    if len(name) > 120:
+        return show(name[:70]) + "..." + show(name[-40:])
     text = name.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 

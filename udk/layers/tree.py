@@ -97,10 +97,11 @@ class TreeBuilder:
                     got = self._apply(stream, media_type, wanted, compressed)
             else:
                 got = self._apply(source, media_type, wanted, compressed)
+        except LayerError as e:
+            e.message = f"layer {len(self._diff_ids) + 1}: {e.message}"
+            raise
         except OSError as e:
             raise disk_error(e, show(self._extractor.current) or self._dir) from e
-        except RecursionError as e:
-            raise LayerError("the layer is nested too deeply") from e
         self._usable = True
         self._diff_ids.append(got)
         self._chain = _chain(self._chain, got)
