@@ -47,7 +47,7 @@ struct handover {
 	int socket, tty;      /* tty: the terminal's slave, or -1 */
 	unsigned umask;
 	struct rlimit64 files; /* RLIMIT_NOFILE as the caller had it */
-	bool pid_namespace;
+	bool pid_namespace, shares_terminal;
 	struct join *join;
 };
 NORETURN void payload_main(struct plan *plan, const struct handover *h);
@@ -77,6 +77,11 @@ void tty_resize(const struct tty *t);
 size_t tty_poll(const struct tty *t, struct pollfd *p);    /* fills in up to three entries */
 void tty_relay(struct tty *t);
 void tty_finish(struct tty *t); /* what is left of the output, then the terminal as it was */
+
+/* filter.c: a payload that shares its caller's terminal could type into it (TIOCSTI), and the caller's shell would
+ * execute that when udk is gone. The filter refuses just this; it is installed only where there is a terminal. */
+bool has_terminal(void); /* on the host, before any namespace is entered */
+long forbid_typing(void);
 
 /* report.c */
 struct outcome {

@@ -183,7 +183,8 @@ static bool set_up(struct keeper *k, struct join *join, struct failure *f)
 void keeper_main(struct plan *plan, int socket)
 {
 	struct keeper k = { .plan = plan, .socket = socket, .proc = -1, .pid_namespace = plan->clone_flags & CLONE_NEWPID };
-	struct handover h = { .socket = socket, .tty = -1, .pid_namespace = k.pid_namespace };
+	struct handover h = { .socket = socket, .tty = -1, .pid_namespace = k.pid_namespace,
+			      .shares_terminal = !plan->tty && has_terminal() };
 	struct join join;
 	struct failure f = { .class = FAIL_UDK };
 	sigmask all = ALL_SIGNALS;

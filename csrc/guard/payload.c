@@ -194,7 +194,12 @@ void payload_main(struct plan *p, const struct handover *h)
 		     errno_text(r));
 		give_up(h, &f);
 	}
+	/* No new privileges, or still root of the user namespace: either allows a filter. */
+	if (p->new_privileges && h->shares_terminal)
+		forbid_typing();
 	privileges(p);
+	if (!p->new_privileges && h->shares_terminal)
+		forbid_typing();
 	if (!identity(p, &f))
 		give_up(h, &f);
 	/* After the ids: a change of ids clears it. */

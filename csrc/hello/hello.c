@@ -317,6 +317,15 @@ static int do_tty(void)
 	return 0;
 }
 
+/* Types a character into the terminal, as far as the kernel lets us. */
+static int do_type(char c)
+{
+	long r = sys_ioctl(0, TIOCSTI, &c);
+
+	say(1, "%s\n", r < 0 ? errno_text(r) : "typed");
+	return r < 0;
+}
+
 static void usage(void)
 {
 	say(1, "hello                     a report of what this container looks like\n"
@@ -326,6 +335,7 @@ static void usage(void)
 	       "hello exit STATUS, hello raise SIGNAL, hello sleep MS, hello daemon MS\n"
 	       "hello outlive MS          start a daemon, then ignore all signals and sleep\n"
 	       "hello await SIGNAL STATUS wait for a signal, say how often it came, exit with STATUS\n"
+	       "hello type CHARACTER      into the terminal\n"
 	       "hello lines COUNT         alternately to stdout and stderr\n"
 	       "hello limit NUMBER        soft and hard value of a resource limit\n");
 }
@@ -375,6 +385,8 @@ static int with_argument(const char *word, char **args, int count)
 		return do_list(args[0]);
 	if (str_eq(word, "write") && count == 2)
 		return do_write(args[0], args[1]);
+	if (str_eq(word, "type") && *args[0])
+		return do_type(*args[0]);
 	if (str_eq(word, "args")) {
 		for (int i = 0; i < count; i++)
 			say(1, "[%s]\n", args[i]);

@@ -297,6 +297,18 @@ def test_the_guard_is_for_udk_only() -> None:
         assert done.stderr.startswith(b"udk: error: ")
 
 
+def test_a_guard_that_is_not_there_is_named(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_module, "GUARD", "/nowhere/udk-guard")
+    spec = box.spec("/hello")
+    launch = NamespaceEngine().launch(spec)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    for call in (guard_module.exec_guard, spawn):
+        with pytest.raises(EngineError, match="/nowhere/udk-guard cannot be executed: No such file"):
+            call(spec, launch)
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert "/nowhere/udk-guard cannot be executed" in NamespaceEngine().probe()
+
+
 def test_an_engine_without_namespaces_of_its_own(box: Box) -> None:
     """A host program as other engines launch it: descriptors, environment and status are its own."""
     spec = box.spec("unused", cleanup=())

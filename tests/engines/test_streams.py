@@ -19,7 +19,7 @@ from typing import Any, Optional
 import pytest
 
 from tests.engines.conftest import Box, marked, wait_until
-from udk.runtime.spec import Limits
+from udk.runtime.spec import Limits, Mount
 
 
 def test_20000_lines_arrive_complete_in_order_and_apart(box: Box) -> None:
@@ -445,6 +445,24 @@ def test_suspend_key_without_a_terminal_of_ones_own(box: Box) -> None:
         assert job.told() == b"ended 130\n"
     finally:
         job.close()
+
+
+def test_nothing_can_be_typed_into_the_callers_terminal(box: Box, tmp_path: Path) -> None:
+    """TIOCSTI: the caller's shell would execute it later. In a terminal of its own a payload may."""
+    out = tmp_path / "out"
+    out.mkdir()
+    mounts = (Mount(source=str(out), target="/out"),)
+    spec = box.spec("/hello", "type", "x", mounts=mounts)
+    job = Shell("background", spec.to_json())
+    try:
+        assert job.told() == b"Operation not permitted\n"
+    finally:
+        job.close()
+    t = Terminal(box, "/hello", "type", "x")
+    t.end()
+    assert t.text.split()[0] in (b"typed", b"Input/output", b"xtyped")  # kernels may forbid it to all
+    text = box.output("/hello", "cat", "/proc/self/status", popen={"preexec_fn": os.setsid})
+    assert "Seccomp:\t0\n" in text  # without a terminal there is nothing to forbid
 
 
 def _state(pid: int) -> Optional[str]:

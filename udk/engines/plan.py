@@ -11,7 +11,6 @@ import os
 from udk.errors import UdkError
 
 VERSION = "1"
-Op = "tuple[str, ...]"
 
 # clone(2) flags
 CLONE_NEWNS = 0x00020000
