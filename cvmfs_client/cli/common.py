@@ -269,21 +269,23 @@ KINDS = {
 
 
 class Counter:
-    """A progress bar of bytes, on terminals only."""
+    """Progress on terminals only. How much there will be is not known beforehand: the count itself is
+    shown."""
 
-    def __init__(self, options: argparse.Namespace, label: str, total: int = 0) -> None:
+    def __init__(self, options: argparse.Namespace, label: str) -> None:
         from udk.base.progress import progress_for
+        from udk.base.text import human_size
 
+        self._human = human_size
         self._bars = progress_for(sys.stderr, quiet=options.quiet or options.json)
-        self._task = self._bars.task(label, total)
+        self._label = label
+        self._task = self._bars.task(label, 0)
         self._count = 0
 
     def __call__(self, more: int) -> None:
         self._count += more
+        self._task.label = f"{self._label}: {self._human(self._count)}"
         self._task.set(self._count)
-
-    def total(self, total: int) -> None:
-        self._task.total = total
 
     def __enter__(self) -> Counter:
         return self
