@@ -288,7 +288,7 @@ def test_requests_of_a_cold_open(published: Published, tmp_path: Path) -> None:
     assert sorted(p.rpartition("/")[2] for p in paths[:2]) == [".cvmfspublished", ".cvmfswhitelist"]
     assert [p[-1] for p in paths[2:]] == ["X", "C"]
     published.server.clear()
-    with published.open(tmp_path / "cache") as again:
+    with published.open(tmp_path / "cache", config={"CVMFS_PREFETCH": "no"}) as again:
         assert published.server.paths() == [f"/cvmfs/{FQRN}/.cvmfspublished"]
         again.listdir("/nested")
         again.read("/README")
