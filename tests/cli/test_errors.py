@@ -90,3 +90,10 @@ def test_no_place_for_errors(new_udk: Udk) -> None:
 def test_odd_locale(new_udk: Udk) -> None:
     line = new_udk.fails("rm", "é", env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
     assert line.startswith("udk: error: no container")
+
+
+@pytest.mark.parametrize("redirect", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(new_udk: Udk, redirect: str) -> None:
+    words = " ".join(f"'{w}'" for w in new_udk.argv("images"))
+    done = subprocess.run(["sh", "-c", f"{words} {redirect}"], env=new_udk.environ(), capture_output=True)
+    assert done.returncode == 0 and done.stderr == b""

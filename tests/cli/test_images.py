@@ -236,3 +236,32 @@ def test_insecure(new_udk: Udk, tmp_path: Path) -> None:
         new_udk.ok("--insecure", "pull", image)
         new_udk.ok("pull", image, env={"UDK_INSECURE": registry.host})
         assert new_udk.ok("--insecure", "tags", f"{registry.host}/a") == "1\n"
+
+
+def test_login_asks_on_a_terminal(new_udk: Udk, served: Served) -> None:
+    """The user name with echo, the password without."""
+    import pty
+
+    served.registry.require_basic("me", "s3cret")
+    pid, master = pty.fork()
+    if pid == 0:
+        os.execve(new_udk.python, new_udk.argv("login", served.registry.host), new_udk.environ())  # noqa: S606
+    seen = b""
+    answers = [(b"Username", b"me\n"), (b"Password", b"s3cret\n")]
+    try:
+        while True:
+            try:
+                chunk = os.read(master, 4096)
+            except OSError:
+                break
+            if not chunk:
+                break
+            seen += chunk
+            if answers and answers[0][0] in seen:
+                time.sleep(0.2)  # until the terminal's echo is off
+                os.write(master, answers.pop(0)[1])
+        assert os.waitpid(pid, 0)[1] == 0, seen
+        assert b"logged in to" in seen and b"me\r\n" in seen and b"s3cret" not in seen
+    finally:
+        os.close(master)
+        served.registry.scheme = ""

@@ -158,3 +158,4 @@ def test_parents_are_mounted_first_and_own_replace_defaults(tmp_path: Path) -> N
     assert [m.target for m in made] == ["/etc", "/etc/hosts"]  # nothing is created in the caller's directory
     with pytest.raises(UsageError, match="two mounts for /a"):
         mounts.ordered([], [bind("/x", "/a"), bind("/y", "/a")])
+    assert len(mounts.ordered([], [bind("/x", "/a"), bind("/x", "/a")])) == 1

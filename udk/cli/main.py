@@ -144,6 +144,10 @@ def open_closed_streams() -> None:
         except OSError:
             if os.open(os.devnull, os.O_RDWR) == fd:
                 os.set_inheritable(fd, True)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -251,7 +251,7 @@ def ordered(defaults: Iterable[Mount], own: Iterable[Mount]) -> tuple[Mount, ...
     docker's."""
     seen: dict[str, Mount] = {}
     for m in own:
-        if m.target in seen:
+        if seen.get(m.target, m) != m:
             raise UsageError(f"two mounts for {m.target}", "leave one out")
         seen[m.target] = m
     merged = [*(d for d in defaults if not _covered(d.target, seen)), *seen.values()]
