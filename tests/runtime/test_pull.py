@@ -106,6 +106,17 @@ def test_everything_is_asked_once_and_verified(world: World) -> None:
         assert os.listdir(f"{world.store.path}/{directory}") == []
 
 
+def test_directories_that_someone_removed_are_made_again(world: World) -> None:
+    world.layout.add_image(LAYERS, "1")
+    for name in ("locks", "staging", "ingest", "leases", "trash", "trees", "refs"):
+        os.rmdir(f"{world.store.path}/{name}")
+    image = world.pull()
+    assert world.files(image) == {"a", "c", "d", "dir"}
+    with world.store.use(image):
+        world.store.remove_ref(image)
+    world.store.gc()
+
+
 def test_known_digest_asks_for_no_blob(world: World) -> None:
     made = world.layout.add_image(LAYERS, "1")
     world.pull()

@@ -1,6 +1,7 @@
 """Pulls one image, as a process of its own: ``python -m tests.support.puller STORE REFERENCE [POLICY]``.
 
-Prints the digest and what the pull cost this process, as one line of JSON; an error of udk as its text, status 125.
+Prints the digest and what the pull cost this process, as one line of JSON; an error of udk as its text, with
+status 125.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def main() -> int:
 
 
 class Warm:
-    """Starts such processes from one that has everything loaded, so that killing many takes little time. They are
-    processes of their own, forked and in no way different. A context manager."""
+    """Starts such processes from one that has everything loaded, so that killing many takes little time.
+    They are processes of their own, forked and in no way different. A context manager."""
 
     def __init__(self) -> None:
         self._parent = subprocess.Popen(
@@ -92,7 +93,13 @@ def start_puller(
 ) -> subprocess.Popen[str]:
     """Starts such a process; its stdout and stderr are pipes. ``code`` is run instead of the module."""
     return subprocess.Popen(
-        [sys.executable, *(("-c", code) if code else ("-m", "tests.support.puller")), str(store), reference, policy],
+        [
+            sys.executable,
+            *(("-c", code) if code else ("-m", "tests.support.puller")),
+            str(store),
+            reference,
+            policy,
+        ],
         cwd=ROOT,
         env=_environment(),
         stdin=subprocess.DEVNULL,

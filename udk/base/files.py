@@ -67,7 +67,14 @@ def atomic_write(
     directory on the same file system, by default that of ``path``."""
     head, _, name = path.rpartition("/")
     part = f"{part_dir or head or '.'}/.{name[:100]}.{unique()}"
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        fd = os.open(part, flags, mode)
+    except FileNotFoundError:
+        if not part_dir:
+            raise
+        os.makedirs(part_dir, exist_ok=True)
+        fd = os.open(part, flags, mode)
     try:
         try:
             write_all(fd, data)

@@ -38,7 +38,7 @@ _pulse: threading.Thread | None = None
 
 
 class Lock:
-    """An exclusive lock named by the file ``path``, whose directory must exist.
+    """An exclusive lock named by the file ``path``.
 
     ``with Lock(path) as lock:`` waits for it. It also excludes the other threads of this process. The file
     is left in place unless :attr:`remove` is set; whoever opened it before it was removed notices and opens
@@ -119,7 +119,12 @@ class Lock:
     def _try(self) -> bool:
         while True:
             path = self._file()
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            try:
+                fd = os.open(path, flags, 0o666)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                fd = os.open(path, flags, 0o666)
             try:
                 if not self._lock(fd, path):
                     os.close(fd)

@@ -89,8 +89,9 @@ class Ingest:
                 os.makedirs(self.path, exist_ok=True)
                 if not self._lock.acquire(lambda: self.done or self._stopped()):
                     break
-                if self.done:
+                if self.done:  # the writer before us has finished it
                     self._clean()
+                    self._lock.release()
                     break
                 return self
             except FileNotFoundError:

@@ -309,6 +309,7 @@ class Store:
                 raise StoreError(f"{staging} is not a finished tree")
             mark_unsettled(staging)
             os.chmod(staging, 0o755)
+            os.makedirs(f"{self.path}/trees", exist_ok=True)
             for _ in range(3):
                 try:
                     os.rename(staging, final)
