@@ -31,8 +31,9 @@ FREESTANDING = [
     "-Wl,-z,noexecstack", "-s",
 ]  # fmt: skip
 
-# One fixed address, so that the filter can tell the engine's own calls from the guest's; no vector registers, so that
-# a guest's are untouched; position-independent code, because the address is beyond what absolute code reaches.
+# One fixed address, so that the filter can tell the engine's own calls from the guest's; no vector registers,
+# so that a guest's are untouched; position-independent code, because the address is beyond what absolute code
+# reaches.
 TRAP = [
     "-fPIC", "-fvisibility=hidden", "-mgeneral-regs-only", "-fcf-protection=none", "-Wl,--no-relax",
     "-Wl,-Ttext-segment=0x7e9000000000", "-Wl,-z,norelro",
