@@ -66,6 +66,9 @@ class ObjectStore(ForkSafe):
         self._pool = Pool(_WORKERS, "cvmfs-fetch")
         self._owners = {d.path: _owners(d.path) for d in tiers}
         self._unlooked = 0
+        self.watchers: list[
+            Any
+        ] = []  # told of misses: .missed(request), .stored(request), which must not raise
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
@@ -204,6 +207,8 @@ class ObjectStore(ForkSafe):
         if self.fetcher is None:
             what = f"{show(request.path)} ({request.hash})" if request.path else str(request.hash)
             raise OfflineError(f"{what} is not in the cache, and nothing may be downloaded")
+        for watcher in self.watchers:
+            watcher.missed(request)
         streamed = self.streaming and request.hash.suffix in ("", "P")
         if self._flight is None or self.upper is None or streamed:
             return self._download(request, None, stored_only=stored_only)
@@ -244,6 +249,8 @@ class ObjectStore(ForkSafe):
             self._verified[request.hash.digest] = os.fstat(fd).st_ino
             self.state.note(request.hash, request.path)
             self._account(sink.size)
+            for watcher in self.watchers:
+                watcher.stored(request)
         except BaseException:
             os.close(fd)
             raise

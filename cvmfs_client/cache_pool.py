@@ -24,6 +24,7 @@ class Pool(ForkSafe):
 
     def _renew(self) -> None:
         self._tasks: collections.deque[Callable[[], object]] = collections.deque()
+        self._urgent: collections.deque[Callable[[], object]] = collections.deque()
         self._condition = threading.Condition()
         self._threads = 0
         self._waiting = 0
@@ -32,12 +33,9 @@ class Pool(ForkSafe):
         self._renew()
 
     def submit(self, task: Callable[[], object], *, urgent: bool = False) -> None:
-        """Queues a task; an urgent one comes before all others."""
+        """Queues a task; urgent ones come before all others."""
         with self._condition:
-            if urgent:
-                self._tasks.appendleft(task)
-            else:
-                self._tasks.append(task)
+            (self._urgent if urgent else self._tasks).append(task)
             if self._waiting:
                 self._condition.notify()
             elif self._threads < self._size:
@@ -48,10 +46,11 @@ class Pool(ForkSafe):
         """Forgets the tasks that no thread has begun."""
         with self._condition:
             self._tasks.clear()
+            self._urgent.clear()
 
     def __len__(self) -> int:
         """Tasks waiting."""
-        return len(self._tasks)
+        return len(self._tasks) + len(self._urgent)
 
     def _work(self) -> None:
         while True:
@@ -62,11 +61,11 @@ class Pool(ForkSafe):
 
     def _take(self) -> Optional[Callable[[], object]]:
         with self._condition:
-            while not self._tasks:
+            while not self._tasks and not self._urgent:
                 self._waiting += 1
                 notified = self._condition.wait(_IDLE)
                 self._waiting -= 1
-                if not notified and not self._tasks:
+                if not notified and not len(self):
                     self._threads -= 1
                     return None
-            return self._tasks.popleft()
+            return self._urgent.popleft() if self._urgent else self._tasks.popleft()

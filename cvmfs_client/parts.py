@@ -208,7 +208,17 @@ def make_store(config: Configuration, *, offline: bool, explicit_server: bool, c
 
 
 def _prefetcher_maker(config: Configuration, store: Store) -> Callable[[Repository], Prefetcher] | None:
-    return None
+    """CVMFS_PREFETCH=no turns fetching ahead off."""
+    if store.fetcher is None or not config.boolean("CVMFS_PREFETCH", True):
+        return None
+
+    def make(repository: Repository) -> Prefetcher:
+        from .prefetch import make_prefetcher
+
+        source: Any = repository
+        return make_prefetcher(config, source, store)
+
+    return make
 
 
 # --- trust
