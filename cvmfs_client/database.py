@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -26,6 +27,10 @@ _BATCH = 1000
 # what Python's module raises for files with nonsense in them; messages may quote bytes that are no text
 _FAILURES = (sqlite3.Error, OverflowError, MemoryError, UnicodeError)
 
+# SQLite's allocator has a lock of its own: a child forked while another thread holds it would wait for ever
+_gate = threading.RLock()  # reentrant: a garbage collection under it may close other databases
+os.register_at_fork(before=_gate.acquire, after_in_parent=_gate.release, after_in_child=_gate.release)
+
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ}
 # page cache per database, KiB: the kernel's page cache is behind it
 _CACHE_KIB = 512
@@ -39,12 +44,14 @@ class Database:
         self.label = label
         self._work = 0
         try:
-            self._connection = self._connect(location, content)
+            with _gate:
+                self._connection = self._connect(location, content)
         except _FAILURES as e:
             raise self._error(e) from e
         try:
-            self._harden()
-            self.tables = self._inspect()
+            with _gate:
+                self._harden()
+                self.tables = self._inspect()
         except _FAILURES as e:
             self._connection.close()
             raise self._error(e) from e
@@ -117,7 +124,8 @@ class Database:
         """All rows of a SELECT. Raises CatalogError."""
         self._work = 0
         try:
-            return self._connection.execute(sql, parameters).fetchall()
+            with _gate:
+                return self._connection.execute(sql, parameters).fetchall()
         except _FAILURES as e:
             raise self._error(e) from e
 
@@ -125,9 +133,10 @@ class Database:
         """The first row of a SELECT, or None. Raises CatalogError."""
         self._work = 0
         try:
-            cursor = self._connection.execute(sql, parameters)
-            found: tuple[Any, ...] | None = cursor.fetchone()
-            cursor.close()
+            with _gate:
+                cursor = self._connection.execute(sql, parameters)
+                found: tuple[Any, ...] | None = cursor.fetchone()
+                cursor.close()
             return found
         except _FAILURES as e:
             raise self._error(e) from e
@@ -136,10 +145,12 @@ class Database:
         """The rows of a SELECT in bounded lists. Raises CatalogError."""
         self._work = 0
         try:
-            cursor = self._connection.cursor()
-            cursor.execute(sql, parameters)
+            with _gate:
+                cursor = self._connection.cursor()
+                cursor.execute(sql, parameters)
             while True:
-                found = cursor.fetchmany(_BATCH)
+                with _gate:
+                    found = cursor.fetchmany(_BATCH)
                 if found:
                     yield found
                 if len(found) < _BATCH:
@@ -160,7 +171,8 @@ class Database:
 
     def close(self) -> None:
         """Idempotent."""
-        self._connection.close()
+        with _gate:
+            self._connection.close()
 
 
 def _authorize(action: int, first: str | None, second: str | None, *_: Any) -> int:
