@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import lzma
 import os
 import sys
@@ -15,12 +16,13 @@ from tests.support import tarmaker as t
 from udk.errors import IntegrityError, LayerError, StoreError, UnsupportedImageError
 from udk.layers import decompress as module
 from udk.layers.caps import Caps
-from udk.layers.decompress import CHUNK, announced, decompress, sniff
+from udk.layers.decompress import CHUNK, announced, decompress, sniff, zstd_window
 from udk.layers.stream import LayerStream
 from udk.oci.digest import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 DATA = os.urandom(300_000) + bytes(3 << 20) + b"end"
 KINDS: dict[str, Callable[[bytes], bytes]] = {
@@ -115,6 +117,83 @@ def test_long_windows_of_zstd() -> None:
     assert run(data) == DATA
     with pytest.raises(LayerError, match="UDK_UNPACK_WINDOW"):
         run(data, caps=Caps(window_bytes=32 << 20))
+
+
+def long_frame(data: bytes, log: int, size: int = -1, checksum: bool = True) -> bytes:
+    """A zstd frame that says its window is ``2**log`` bytes, with references that far back."""
+    import zstandard
+
+    params = zstandard.ZstdCompressionParameters.from_level(
+        1, window_log=log, enable_ldm=True, write_content_size=size >= 0, write_checksum=checksum
+    )
+    return zstandard.ZstdCompressor(compression_params=params).compress(data)
+
+
+FAR = os.urandom(1 << 20) + os.urandom(40 << 20)
+FAR += FAR[: 1 << 20] + b"end"
+
+
+@pytest.mark.parametrize("known_size", [True, False])
+def test_long_windows_are_decoded_from_a_file(tmp_path: Path, known_size: bool) -> None:
+    packed = long_frame(FAR, 26, 0 if known_size else -1)
+    assert zstd_window(packed) == (len(FAR) if known_size else 1 << 26)
+    assert len(packed) < len(FAR) - (1 << 19)  # it does look back that far
+    got = bytearray()
+    spools = set()
+    for chunk in decompress(Bytes(packed, 70_000).read, Caps(), spool=str(tmp_path)):
+        got += chunk
+        spools |= {line.split()[-2] for line in open("/proc/self/maps") if "/.window-" in line}
+    assert got == FAR
+    assert len(spools) == 1
+    assert spools.pop().startswith(str(tmp_path))
+    assert not any("/.window-" in line for line in open("/proc/self/maps"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_long_windows_truncated_damaged_or_followed_by_more(tmp_path: Path) -> None:
+    def unpack(data: bytes) -> bytes:
+        return b"".join(decompress(Bytes(data).read, Caps(), spool=str(tmp_path)))
+
+    packed = long_frame(FAR, 26)
+    assert unpack(packed + t.zst(b"more") + long_frame(b"again", 26)) == FAR + b"moreagain"
+    with pytest.raises(LayerError, match="zstd stream is truncated"):
+        unpack(packed[:-1])
+    with pytest.raises(LayerError, match="zstd stream is damaged"):
+        unpack(packed[:-1] + bytes([packed[-1] ^ 1]))
+    with pytest.raises(LayerError, match="zstd stream is damaged"):
+        unpack(packed + b"garbage")
+    with pytest.raises(LayerError, match="UDK_UNPACK_WINDOW"):
+        unpack(packed + b"\x28\xb5\x2f\xfd\0" + bytes([21 << 3]) + bytes(20))
+
+
+def test_a_long_window_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        b"".join(decompress(Bytes(long_frame(FAR, 26)).read, Caps(), spool=str(tmp_path)))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_long_window_without_the_systems_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    assert b"".join(decompress(Bytes(long_frame(FAR, 26)).read, Caps(), spool=str(tmp_path))) == FAR
+
+
+def test_the_window_that_a_frame_asks_for() -> None:
+    head = b"\x28\xb5\x2f\xfd"
+    rest = bytes(18)
+    assert zstd_window(head + b"\0" + bytes([16 << 3]) + rest) == 1 << 26
+    assert zstd_window(head + b"\0" + bytes([16 << 3 | 4]) + rest) == 3 << 25
+    assert zstd_window(head + b"\x20\x07" + rest) == 7
+    assert zstd_window(head + b"\x60\0\1" + rest) == 512
+    assert zstd_window(head + b"\xa1\xff" + (5 << 25).to_bytes(4, "little") + rest) == 5 << 25
+    assert zstd_window(head + b"\xe3\1\2\3\4" + (1 << 40).to_bytes(8, "little") + rest) == 1 << 40
+    assert zstd_window(head) == zstd_window(b"\x50" + head[1:] + rest) == 0
 
 
 def test_sniffing() -> None:

@@ -6,6 +6,7 @@ where the ``isal`` package is installed. RFC 1952 (gzip), RFC 8878 (zstd).
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any, cast
 
 from udk.errors import UnsupportedImageError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 CHUNK = 256 * 1024
 READ = 64 * 1024
+LONG = 25  # log2 of the zstd window from which on it is not kept in memory
 
 _MAGICS = (
     (b"\x1f\x8b", "gzip"),
@@ -52,14 +54,15 @@ def announced(media_type: str) -> str | None:
 
 
 def decompress(
-    read: Callable[[int], bytes], caps: Caps, media_type: str = "", strict: bool = False
+    read: Callable[[int], bytes], caps: Caps, media_type: str = "", strict: bool = False, spool: str = ""
 ) -> Iterator[bytes]:
     """The uncompressed bytes of what ``read(size)`` yields until ``b""``.
 
+    ``spool`` is a directory that may hold the window of a zstd frame that has a long one (else memory does).
     With ``strict`` a media type that contradicts the contents is an error. Raises LayerError for damaged
     or truncated data, and for a zstd or xz window beyond ``caps.window_bytes``."""
     head = b""
-    while len(head) < 6:
+    while len(head) < 18:  # as much as tells the kind, and of zstd the window
         more = read(READ)
         if not more:
             break
@@ -72,7 +75,7 @@ def decompress(
     if kind == "gzip":
         return _members(rest.read, _new_gunzip(), "gzip", b"\x1f\x8b")
     if kind == "zstd":
-        return _zstd(rest, caps)
+        return _long_zstd(rest, head, caps, spool) or _zstd(rest, caps)
     if kind == "bzip2":
         return _members(rest.read, _new_bunzip2(), "bzip2", b"BZh")
     if kind == "xz":
@@ -168,6 +171,32 @@ def _members(
                     raise refusal(f"the layer has garbage after its {kind} stream")
                 break
             pending += more
+
+
+def zstd_window(head: bytes) -> int:
+    """The bytes of window that the zstd frame at the start of ``head`` (18 bytes or more) asks for; 0 where
+    that cannot be told."""
+    if head[:4] != b"\x28\xb5\x2f\xfd" or len(head) < 18:
+        return 0
+    descriptor = head[4]
+    if not descriptor & 0x20:
+        base = 1 << (10 + (head[5] >> 3))
+        return base + (base >> 3) * (head[5] & 7)
+    # A single segment: the window is the contents' size, which comes after the dictionary's id.
+    at = 5 + (0, 1, 2, 4)[descriptor & 3]
+    kind = descriptor >> 6
+    if kind == 1:
+        return int(struct.unpack_from("<H", head, at)[0]) + 256
+    return int(struct.unpack_from(("<B", "", "<I", "<Q")[kind], head, at)[0])
+
+
+def _long_zstd(rest: _Rest, head: bytes, caps: Caps, spool: str) -> Iterator[bytes] | None:
+    if not spool or not 1 << LONG <= zstd_window(head) <= caps.window_bytes:
+        return None
+    from udk.layers import longzstd
+
+    lib = longzstd.library()
+    return longzstd.decode(lib, rest.read, READ, CHUNK, caps.window_bytes, spool) if lib else None
 
 
 def _zstd(rest: _Rest, caps: Caps) -> Iterator[bytes]:

@@ -44,8 +44,9 @@ _AHEAD = 8  # chunks between the two threads
 class LayerStream:
     """Iterates over a layer's uncompressed bytes, once. A context manager: leaving it ends the thread.
 
-    ``before`` counts the uncompressed bytes of the layers before this one. Iteration raises LayerError,
-    IntegrityError (when ``compressed`` says so) and what the source's ``read`` raises."""
+    ``spool``: a directory for temporary files without names. ``before`` counts the uncompressed bytes of
+    the layers before this one. Iteration raises LayerError, IntegrityError (when ``compressed`` says so)
+    and what the source's ``read`` raises."""
 
     def __init__(
         self,
@@ -57,11 +58,13 @@ class LayerStream:
         algorithm: str = "sha256",
         before: int = 0,
         strict: bool = False,
+        spool: str = "",
     ) -> None:
         self._source = source
         self._media_type = media_type
         self._caps = caps
         self._strict = strict
+        self._spool = spool
         self._compressed = compressed
         self._outer = compressed.digest.hasher() if compressed else None
         self._inner = hashlib.new(algorithm)
@@ -136,7 +139,7 @@ class LayerStream:
     def _bounded(self) -> Iterator[bytes]:
         caps = self._caps
         update = self._inner.update
-        for chunk in decompress(self._read, caps, self._media_type, self._strict):
+        for chunk in decompress(self._read, caps, self._media_type, self._strict, self._spool):
             update(chunk)
             self.total += len(chunk)
             if self._before + self.total > caps.bytes:

@@ -117,7 +117,7 @@ class TreeBuilder:
         algorithm = wanted.algorithm if wanted else "sha256"
         with LayerStream(
             stream, media_type, self._caps, compressed=compressed, algorithm=algorithm, before=self._bytes,
-            strict=self._strict,
+            strict=self._strict, spool=self._dir,
         ) as layer:  # fmt: skip
             chunks = iter(layer)
             try:
