@@ -528,3 +528,20 @@ print(next(line.split()[1] for line in open('/proc/self/status') if line.startsw
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 80_000
+
+
+def test_dependencies_point_one_way() -> None:
+    """The client uses udk.base and nothing else of udk; nobody but its command line prints."""
+    import ast
+
+    package = Path(cvmfs_client.__file__).parent
+    for path in package.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in names:
+                assert not name.startswith("udk") or name.startswith("udk.base"), (path, name)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                assert path.parent.name == "cli", path
+        assert len(path.read_text().splitlines()) <= 510, path
