@@ -129,14 +129,14 @@ def long_frame(data: bytes, log: int, size: int = -1, checksum: bool = True) -> 
     return zstandard.ZstdCompressor(compression_params=params).compress(data)
 
 
-FAR = os.urandom(1 << 20) + os.urandom(40 << 20)
+FAR = os.urandom(66 << 20)
 FAR += FAR[: 1 << 20] + b"end"
 
 
 @pytest.mark.parametrize("known_size", [True, False])
 def test_long_windows_are_decoded_from_a_file(tmp_path: Path, known_size: bool) -> None:
-    packed = long_frame(FAR, 26, 0 if known_size else -1)
-    assert zstd_window(packed) == (len(FAR) if known_size else 1 << 26)
+    packed = long_frame(FAR, 27, 0 if known_size else -1)
+    assert zstd_window(packed) == (len(FAR) if known_size else 1 << 27)
     assert len(packed) < len(FAR) - (1 << 19)  # it does look back that far
     got = bytearray()
     spools = set()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CHUNK = 256 * 1024
 READ = 64 * 1024
-LONG = 25  # log2 of the zstd window from which on it is not kept in memory
+LONG = 26  # log2 of the zstd window from which on it is not kept in memory
 
 _MAGICS = (
     (b"\x1f\x8b", "gzip"),

@@ -1,7 +1,7 @@
 """zstd frames with a window of many megabytes, decoded without keeping the window in memory.
 
 A decoder needs its last 64 or 128 MiB of output at hand, yet seldom looks far back. Here libzstd is given
-a mapped file to keep them in, and every few megabytes the pages are let go of: what is referred to again
+a mapped file to keep them in, and every two megabytes the pages are let go of: what is referred to again
 comes back from the page cache. It takes the system's libzstd, through ctypes: the zstandard package has no
 way to say where memory comes from. Where there is none, that package decodes these frames too, at the
 price of the memory. RFC 8878 section 3.1.1.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _LARGE = 1 << 20  # allocations from this size on are the window
-_LET_GO = 8 << 20  # bytes of output between two times that pages are let go of
+_LET_GO = 2 << 20  # bytes of output until pages are let go of: less costs more faults, more costs memory
 
 _Alloc = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 _Free = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
@@ -82,7 +82,9 @@ class _Window:
         try:
             os.unlink(name)
             os.posix_fallocate(fd, 0, size)  # a full disk is an error now, not a SIGBUS later
-            return mmap.mmap(fd, size)
+            mapped = mmap.mmap(fd, size)
+            mapped.madvise(mmap.MADV_RANDOM)  # no read-ahead: it would map megabytes for every look back
+            return mapped
         finally:
             os.close(fd)
 
