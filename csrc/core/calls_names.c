@@ -121,13 +121,15 @@ static long do_mknod(struct call *c, int dfd, const void *path, unsigned mode, u
 	/* A device is an empty file; the record says what it is. Outside of the union there is no record. */
 	if (p->raw || p->mount != 0)
 		return -EPERM;
-	r = unmade(c, p, wh, sys_mknodat(p->dfd, p->host, S_IFREG | 0600, 0));
+	r = unmade(c, p, wh, sys_mknodat(p->dfd, p->host, S_IFREG | (mode & 0777), 0)); /* the kernel applies the umask */
 	if (!r && !sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW) && (o = owner_make(c->core, &st))) {
-		o->mode = mode;
+		o->mode = (mode & ~0777U) | (st.st_mode & 0777);
 		o->rdev = dev;
 		o->uid = c->core->ids.fsuid;
 		o->gid = c->core->ids.fsgid;
 		o->flags = OWNER_SET | OWNER_MODE;
+		if ((st.st_mode & 0600) != 0600)
+			sys_fchmodat(p->dfd, p->host, st.st_mode | 0600);
 	}
 	return r;
 }

@@ -3,7 +3,7 @@
  * A directory is served by lower alone, by upper alone, or by both. In the upper a whiteout hides a lower name (a 0:0
  * character device, or a file .wh.NAME where the file system refuses those), and user.overlay.opaque hides all of a
  * lower directory. Because the format is overlayfs's (with userxattr), the namespace engine can mount what was
- * written here, and the other way round; docs/adr/0003 has the reasons.
+ * written here, and the other way round; docs/adr/union-layer.md has the reasons.
  *
  * The lower tree is never opened for writing. What must change is copied up first: into the work directory,
  * completed there, and moved into place without replacing anything, so that of two processes that copy the same

@@ -28,6 +28,8 @@ _NO_NETWORK = 64
 
 _ST_NOEXEC = 8
 _MAX_MOUNTS = 128
+# what is shown as the host has it; /dev/shm because memory is what it is for
+_HOST = {"proc": "/proc", "dev": "/dev", "sys": "/sys", "devpts": "/dev/pts", "shm": "/dev/shm"}
 _STATE = "trap"  # a link beside the upper, to the directory of the run's state
 
 
@@ -97,7 +99,8 @@ class TrapEngine(Engine):
         for number, mount in enumerate(spec.mounts):
             words += _mount(mount, f"{home}/{number}")
         words += ["loader", _loader(home), "state", f"{home}/state", "options", str(options)]
-        words += ["sockets", f"{home}/s" if len(home) < 40 else _short_name(home)]
+        sockets = f"{home}/s" if len(home) < 40 else _short_name(home)
+        words += ["sockets", sockets]
         if spec.hostname:
             words += ["hostname", spec.hostname]
         words += _who(spec)
@@ -106,7 +109,7 @@ class TrapEngine(Engine):
             [LOADER, "run", str(fd), *spec.argv],
             dict(spec.env),
             fds=(fd,),
-            plan=(("program", _loader(home)), ("remove", home)),
+            plan=(("program", _loader(home)), ("remove", home), ("remove", sockets)),
         )
 
     def join(self, spec: RunSpec, pid: int) -> Launch:
@@ -143,13 +146,16 @@ class TrapEngine(Engine):
 
 
 def _state_directory(spec: RunSpec) -> str:
-    """A new private directory for the run's state, in memory where there is /dev/shm: it is written all the
-    time and worthless afterwards."""
+    """A new private directory for the run's state: beside the upper, so that whoever removes the layer of a
+    killed container removes it too; else in memory."""
     token = os.urandom(6).hex()
     error: OSError | None = None
-    beside = [os.path.realpath(os.path.dirname(spec.root.upper))] if spec.root.upper else []
-    for parent in ("/dev/shm", *beside, os.environ.get("TMPDIR", "/tmp")):
-        home = f"{parent}/udk-{token}"
+    if spec.root.upper:
+        beside = os.path.realpath(os.path.dirname(spec.root.upper))
+        candidates = [f"{beside}/{_STATE}.{token}"]
+    else:
+        candidates = [f"{parent}/udk-{token}" for parent in ("/dev/shm", os.environ.get("TMPDIR", "/tmp"))]
+    for home in candidates:
         try:
             os.mkdir(home, 0o700)
         except OSError as e:
@@ -162,15 +168,13 @@ def _state_directory(spec: RunSpec) -> str:
             except FileExistsError:  # of an earlier run
                 os.unlink(link)
                 os.symlink(home, link)
-            except OSError:
-                pass  # only a later `exec` needs it
         return home
     raise EngineError(f"no directory for the container's state: {error}", "set TMPDIR to one you can write")
 
 
 def _short_name(home: str) -> str:
     """Where links to socket directories go when the state's own path is long."""
-    return f"/tmp/.udk-{os.path.basename(home)[4:]}"
+    return f"/tmp/.udk-{home[-12:]}"
 
 
 def _loader(home: str) -> str:
@@ -260,13 +264,13 @@ def _mount(m: Mount, private: str) -> list[str]:
         with open(private, "w", encoding="utf-8", errors="surrogateescape") as f:
             f.write(m.content)
         source, flags = private, flags | _FILE
-    elif m.kind in ("tmpfs", "shm"):
+    elif m.kind == "tmpfs":
         mode = next((o[5:] for o in m.options if o.startswith("mode=")), "1777")
         os.mkdir(private)
         os.chmod(private, int(mode, 8))
         source = private
-    elif m.kind in ("proc", "dev", "sys", "devpts"):
-        source = {"proc": "/proc", "dev": "/dev", "sys": "/sys", "devpts": "/dev/pts"}[m.kind]
+    elif m.kind in _HOST:
+        source = _HOST[m.kind]
         flags |= _PROC if m.kind == "proc" else 0
     else:
         raise UdkError(f"unknown kind of mount {m.kind} for {m.target}")

@@ -1,0 +1,177 @@
+"""What only the trap engine has: its state, its record of changes, its refusals, its cleaning up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.engines.conftest import SYSTEM, Box, as_root, marked, wait_until
+from tests.support.needs import needs
+from udk.engines.guard import spawn
+from udk.engines.trap import TrapEngine
+from udk.runtime.spec import Mount, Root, RunSpec
+
+ENGINE = TrapEngine()
+
+pytestmark = pytest.mark.skipif(bool(ENGINE.probe()), reason=f"trap does not work here: {ENGINE.probe()}")
+
+
+def run(spec: RunSpec, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    guard = spawn(
+        spec, ENGINE.launch(spec), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, err = guard.communicate(data, timeout=60)
+    return subprocess.CompletedProcess(spec.argv, guard.returncode, out, err)
+
+
+def script(box: Box, text: str, **changes: object) -> str:
+    done = run(box.spec("sh", "-c", text, **changes))
+    assert (done.returncode, done.stderr) == (0, b""), done
+    return done.stdout.decode()
+
+
+def layer(box: Box) -> Root:
+    home, upper, work = box.layer()
+    return Root(lower=(str(box.lower),), upper=upper, work=work, changes=f"{home}/changes")
+
+
+def state_directories() -> set[str]:
+    return {n for n in os.listdir("/dev/shm") if n.startswith("udk-")}
+
+
+@needs("busybox")
+def test_status_and_output(shell: Box) -> None:
+    done = run(shell.spec("sh", "-c", "echo out; echo err >&2; cat; exit 37"), b"data")
+    assert (done.returncode, done.stdout, done.stderr) == (37, b"out\ndata", b"err\n")
+    assert run(shell.spec("/none")).returncode == 127
+    assert run(shell.spec("/etc/passwd")).returncode == 126
+    assert run(shell.spec("sh", "-c", "kill -9 $$")).returncode == 137
+
+
+@needs("busybox")
+def test_owners_and_modes_are_there_in_the_next_run(shell: Box) -> None:
+    root = layer(shell)
+    script(
+        shell,
+        "mkdir /d; touch /d/f; ln -s f /d/l; chown -h 1:2 /d/f /d/l; chmod 4751 /d/f; mknod /d/n c 1 3",
+        root=root,
+    )
+    text = script(shell, "stat -c '%u:%g %a %F' /d/f /d/l /d/n", root=root)
+    assert text == "1:2 4751 regular empty file\n1:2 777 symbolic link\n0:0 644 character special file\n"
+    # and nothing of it is on disk where it could be executed with the caller's rights
+    st = (Path(root.upper) / "d" / "f").stat()
+    assert (st.st_uid, st.st_mode & 0o7000) == (os.geteuid(), 0)
+
+
+@needs("busybox")
+def test_without_an_upper_nothing_stays(shell: Box) -> None:
+    before = state_directories()
+    root = Root(lower=(str(shell.lower),))
+    assert script(shell, "echo x > /etc/new; cat /etc/new", root=root) == "x\n"
+    assert script(shell, "ls /etc", root=root) == "passwd\n"
+    wait_until(lambda: state_directories() <= before, what="the state is removed")
+
+
+@needs("busybox")
+def test_nothing_is_left_after_a_kill(shell: Box) -> None:
+    before = state_directories()
+    spec = shell.spec(
+        "sh", "-c", "(trap '' TERM HUP; setsid sleep 1000 </dev/null >/dev/null 2>&1 &) ; sleep 1000"
+    )
+    guard = spawn(spec, ENGINE.launch(spec), stdin=subprocess.DEVNULL)
+    wait_until(lambda: len(marked(shell.mark)) >= 2)
+    guard.kill()
+    guard.wait()
+    wait_until(lambda: not marked(shell.mark), what="every process is gone")
+    assert state_directories() <= before  # what is beside the upper goes with it
+
+
+@needs("busybox")
+def test_join_sees_the_container(shell: Box) -> None:
+    root = layer(shell)
+    spec = shell.spec("sh", "-c", "echo here > /made; sleep 1000", root=root)
+    guard = spawn(spec, ENGINE.launch(spec), stdin=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: (Path(root.upper) / "made").exists())
+        time.sleep(0.1)
+        joining = spec.replace(argv=("cat", "/made"), cwd="/tmp", cleanup=())
+        other = spawn(
+            joining, ENGINE.join(joining, guard.pid), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+        )
+        assert other.communicate(timeout=20)[0] == b"here\n"
+        assert guard.poll() is None
+    finally:
+        guard.terminate()
+        guard.wait()
+
+
+@needs("busybox")
+def test_mounts(shell: Box, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "f").write_text("bound\n")
+    mounts = (
+        *SYSTEM,
+        Mount(source=str(data), target="/not/there/yet"),
+        Mount(kind="file", target="/etc/hosts", content="127.0.0.1 me\n", is_dir=False),
+        Mount(kind="tmpfs", target="/scratch"),
+        Mount(source=str(tmp_path / "none"), target="/none", options=("optional",)),
+    )
+    text = (
+        "cat /not/there/yet/f /etc/hosts; ls /not/there; echo x > /scratch/x; ls /scratch;"
+        " ls -d /none 2>&1 | wc -l"
+    )
+    assert script(shell, text, mounts=mounts, system=False) == "bound\n127.0.0.1 me\nyet\nx\n1\n"
+    assert (data / "f").exists() and not (data / "x").exists()
+
+
+@needs("busybox")
+def test_identity_of_an_ordinary_guest(shell: Box) -> None:
+    identity = as_root(uid=1000, gid=100, groups=(100, 7), fake_root=False)
+    text = script(
+        shell, "id -u; id -G; touch /tmp/mine; stat -c %u:%g /tmp/mine /etc/passwd", identity=identity
+    )
+    assert text == "1000\n100 7\n1000:100\n0:0\n"
+
+
+@needs("busybox")
+def test_network_none_has_no_sockets(shell: Box) -> None:
+    done = run(shell.spec("nc", "127.0.0.1", "1", network="none"))
+    assert done.returncode != 0 and b"denied" in done.stderr
+
+
+def test_what_is_refused(box: Box) -> None:
+    def reasons(**changes: object) -> str:
+        return "; ".join(ENGINE.reasons_against(box.spec("/hello", **changes)))
+
+    assert reasons() == ""
+    assert "subordinate" in reasons(identity=as_root(subids=True))
+    assert "confinement" in reasons(confine="strict")
+    assert "several" in reasons(root=Root(lower=("/a", "/b")))
+
+
+@needs("busybox", "strace")
+def test_system_calls_of_a_hot_path(shell: Box, tmp_path: Path) -> None:
+    """A remembered directory is not asked about again: one host call for each look at a lower file."""
+    (Path(shell.lower) / "etc" / "sub").mkdir(exist_ok=True)
+    (Path(shell.lower) / "etc" / "sub" / "f").touch()
+    counts = []
+    for times in (1, 101):
+        log = tmp_path / f"log{times}"
+        spec = shell.spec("sh", "-c", "test -e /etc/sub/f; " * times)
+        launch = ENGINE.launch(spec)
+        strace = ["strace", "-f", "-qq", "-e", "trace=newfstatat,stat,readlinkat", "-o", str(log)]
+        done = subprocess.run([*strace, *launch.argv], env=launch.env, pass_fds=launch.fds, check=False)
+        assert done.returncode == 0
+        counts.append(sum("SIGSYS" not in line and shell_path(line) for line in log.read_text().splitlines()))
+        ENGINE.cleanup(spec)
+    assert counts[1] - counts[0] <= 100
+
+
+def shell_path(line: str) -> bool:
+    """Is this a call of the engine's (a host path), not one of the guest's?"""
+    return "/etc/sub/f" in line and '"/etc/sub/f"' not in line
