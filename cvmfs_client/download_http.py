@@ -401,7 +401,7 @@ def _read_head(response: Response, connection: _Connection, limits: Limits, *, t
     for _ in range(8):
         while True:
             end = buffer.find(b"\r\n\r\n")
-            if end >= 0:
+            if 0 <= end <= _HEAD_LIMIT:
                 break
             if len(buffer) > _HEAD_LIMIT:
                 raise TransferError("the head of the answer is endless", "head", proxy=proxy)

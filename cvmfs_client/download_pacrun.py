@@ -72,6 +72,8 @@ class Machine:
             self._block(function.body)
         except _Return as result:
             return result.value
+        except (_BreakLoop, _NextRound):
+            raise PacError("a jump outside of a loop") from None
         finally:
             self._scopes.pop()
         return None
