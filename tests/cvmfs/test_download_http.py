@@ -60,11 +60,8 @@ class Peer:
                         sock.sendall(answer)
                 except OSError:
                     return
-                if (
-                    b"nnection: close" in answer
-                    or b"Content-Length" not in answer
-                    and b"chunked" not in answer
-                ):
+                told = answer.lower()
+                if b"connection: close" in told or not (b"content-length" in told or b"chunked" in told):
                     return
 
     def close(self) -> None:
