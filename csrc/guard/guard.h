@@ -1,11 +1,16 @@
 /* The guard and its keeper.
  *
  *   guard   the process that was udk: same pid, same parent, the caller's session, group and cgroup
- *    `- keeper   pid 1 of the container's pid namespace, or, without one, a subreaper on the host
+ *    `- keeper   pid 1 of the container's pid namespace
  *        `- payload
  *
- * Guard and keeper share a socket pair. Each notices the other's death by it (and by the parent-death signal), so that
- * a SIGKILL of any one of them ends the container.
+ * Without a pid namespace there is one process more, because SIGKILL may come to the whole process group (as batch systems
+ * do), while a daemon of the payload's has left it: a watcher, a subreaper in a session of its own.
+ *
+ *   guard - watcher - keeper - payload
+ *
+ * They share a socket pair. Each notices the others' death by it (and by the parent-death signal), so that a SIGKILL of any
+ * of them ends the container.
  */
 #ifndef UDK_GUARD_H
 #define UDK_GUARD_H
@@ -56,9 +61,9 @@ NORETURN void payload_main(struct plan *plan, const struct handover *h);
  * from its caller sees it when the payload closes it, and nothing of the set-up stays open. */
 void close_all_but(const int *keep, size_t n);
 
-/* processes.c: kills, and waits for, every descendant of this process, and every process whose environment holds
- * UDK_COOKIE=cookie (NULL: descendants only). proc: a descriptor of the host's /proc. */
-void kill_container(int proc, const char *cookie);
+/* processes.c: kills, and waits for, every descendant of this process (a subreaper), if asked to, and every process whose
+ * environment holds UDK_COOKIE=cookie, if not NULL, with its descendants. proc: a descriptor of the host's /proc. */
+void kill_container(int proc, const char *cookie, bool descendants);
 
 /* remove.c: removes a tree that nothing else uses any more, whatever its modes. 0, or the first error. */
 long remove_tree(const char *path);

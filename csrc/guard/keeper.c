@@ -6,6 +6,9 @@
 /* How long (us) a signal sent to the whole process group may take to arrive at all of its members. */
 enum { GROUP_WINDOW = 50000 };
 
+/* How long (us) the watcher leaves the end of the container to the keeper. */
+enum { GRACE = 300000 };
+
 struct keeper {
 	struct plan *plan;
 	int socket, signals, proc; /* proc: the host's /proc, to find processes by, or -1 in a pid namespace */
@@ -30,7 +33,7 @@ static void end_all(const struct keeper *k)
 	long r;
 
 	if (!k->pid_namespace) { /* as long as it lives, all orphans are its children: descent finds them all */
-		kill_container(k->proc, NULL);
+		kill_container(k->proc, NULL, true);
 		return;
 	}
 	do {
@@ -99,7 +102,7 @@ static void reap(struct keeper *k)
 {
 	for (;;) {
 		int status;
-		long pid = sys_wait4(-1, &status, 1 /* WNOHANG */ | 2 /* WUNTRACED */, NULL);
+		long pid = sys_wait4(-1, &status, WNOHANG | WUNTRACED, NULL);
 		if (pid <= 0)
 			return;
 		if (pid != k->payload)
@@ -147,17 +150,73 @@ NORETURN static void watch(struct keeper *k)
 	}
 }
 
-/* The parent-death signal, and the case that the parent died before it was asked for. */
-static void follow_guard(struct keeper *k)
+static bool guard_is_gone(const struct keeper *k)
 {
 	struct pollfd p = { .fd = k->socket, .events = 0 };
 	ktimespec none = { 0, 0 };
 
+	return sys_ppoll(&p, 1, &none, NULL) > 0 && p.revents & (POLLHUP | POLLERR);
+}
+
+/* The parent-death signal, and the case that the parent died before it was asked for. */
+static void follow_guard(struct keeper *k)
+{
 	sys_prctl(PR_SET_PDEATHSIG, k->pid_namespace ? SIGKILL : SIGTERM, 0, 0, 0);
 	if (!k->pid_namespace)
 		sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-	if (sys_ppoll(&p, 1, &none, NULL) > 0 && p.revents & (POLLHUP | POLLERR))
+	if (guard_is_gone(k))
 		sys_exit(125);
+}
+
+/* Waits until the keeper or the guard is no more; then nothing else of the container may be. */
+NORETURN static void stand_watch(struct keeper *k, int keeper)
+{
+	struct pollfd p[2] = { { .fd = k->signals, .events = POLLIN }, { .fd = k->socket, .events = 0 } };
+	uint64_t deadline = 0;
+	int status = 0;
+
+	sys_prctl(PR_SET_NAME, (unsigned long)"udk-watcher", 0, 0, 0);
+	sys_setsid();
+	close_all_but((const int[]){ k->signals, k->socket, k->proc }, 3);
+	for (;;) {
+		struct signalfd_siginfo s[16];
+		int dead, wait_status;
+		ktimespec t = { 0, GRACE * 1000 };
+		sys_ppoll(p, deadline ? 1 : 2, deadline ? &t : NULL, NULL);
+		while (sys_read(k->signals, s, sizeof s) > 0)
+			;
+		while ((dead = (int)sys_wait4(-1, &wait_status, WNOHANG, NULL)) > 0)
+			if (dead == keeper) {
+				status = WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 125;
+				keeper = 0;
+			}
+		/* The keeper notices, too, that the guard is gone, and ends all and itself: only what it does not do is done here,
+		 * so that at every moment one of the two is at it, should the other be killed. */
+		if (keeper && !deadline && guard_is_gone(k))
+			deadline = now_us() + GRACE;
+		if (!keeper || (deadline && now_us() >= deadline)) {
+			kill_container(k->proc, NULL, true);
+			sys_exit(status);
+		}
+	}
+}
+
+/* Without a pid namespace the process that the guard made becomes the watcher, and its child the keeper. */
+static void split(struct keeper *k, struct failure *f)
+{
+	sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	sys_prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0); /* blocked: it only wakes */
+	long r = k->proc < 0 ? k->proc : k->signals < 0 ? k->signals : sys_fork();
+	if (r > 0)
+		stand_watch(k, (int)r);
+	if (r < 0) {
+		fail(f, FAIL_UDK, "the container's processes cannot be watched over: %s", errno_text(r));
+		give_up(k, f);
+	}
+	/* one of its own: the two may list at the same time, and a shared one has one position */
+	int shared = k->proc;
+	k->proc = (int)sys_openat(shared, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+	sys_close(shared);
 }
 
 static bool set_up(struct keeper *k, struct join *join, struct failure *f)
@@ -190,9 +249,12 @@ void keeper_main(struct plan *plan, int socket)
 	sigmask all = ALL_SIGNALS;
 	int master = -1;
 
-	sys_prctl(PR_SET_NAME, (unsigned long)(k.pid_namespace ? "udk-init" : "udk-keeper"), 0, 0, 0);
-	if (!k.pid_namespace)
+	k.signals = (int)sys_signalfd(-1, &all, O_CLOEXEC | O_NONBLOCK);
+	if (!k.pid_namespace) {
 		k.proc = (int)sys_open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+		split(&k, &f);
+	}
+	sys_prctl(PR_SET_NAME, (unsigned long)(k.pid_namespace ? "udk-init" : "udk-keeper"), 0, 0, 0);
 	/* every bind source is held open for a moment */
 	sys_prlimit(0, RLIMIT_NOFILE, NULL, &h.files);
 	struct rlimit64 most = { h.files.rlim_max, h.files.rlim_max };
@@ -210,7 +272,6 @@ void keeper_main(struct plan *plan, int socket)
 		message_send(socket, MSG_TTY, 0, NULL, 0, master);
 		sys_close(master);
 	}
-	k.signals = (int)sys_signalfd(-1, &all, O_CLOEXEC | O_NONBLOCK);
 	if (k.signals < 0) {
 		fail(&f, FAIL_UDK, "signalfd: %s", errno_text(k.signals));
 		give_up(&k, &f);

@@ -17,6 +17,7 @@ struct guard {
 	int socket, signals, keeper;
 	bool starting, started, ended, reaped;
 	int status;      /* the payload's wait status; the keeper's own where it ended before it could tell */
+	bool has_others; /* children that this process had before it became the guard: the caller's affair */
 	int aborted;     /* signal that came before the payload was there */
 	uint64_t start, deadline, kill_at; /* us; 0: none */
 	struct tty tty;
@@ -143,7 +144,7 @@ static void reap(struct guard *g)
 	int status;
 	long pid;
 
-	while ((pid = sys_wait4(-1, &status, 1 /* WNOHANG */, &usage)) > 0)
+	while ((pid = sys_wait4(-1, &status, WNOHANG, &usage)) > 0)
 		if (pid == g->keeper) {
 			g->reaped = true;
 			if (!g->ended)
@@ -222,6 +223,8 @@ static void normalise(struct guard *g)
 		sys_signal_default(SIGCHLD, false);
 		g->plan.ignored_signals = SIGBIT(SIGCHLD);
 	}
+	siginfo_t info;
+	g->has_others = sys_waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT, NULL) != -ECHILD;
 	/* a closed stream's number must not be given to a descriptor of ours; the payload finds it closed again */
 	for (int fd = 0; fd < 3; fd++)
 		if (sys_fcntl(fd, F_GETFD, 0) == -EBADF)
@@ -363,7 +366,7 @@ static int command_run(const char *fd_text, char **envp)
 	if (!g.ended && g.keeper > 0 && !(g.plan.clone_flags & CLONE_NEWPID)) {
 		long proc = sys_open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
 		if (proc >= 0)
-			kill_container((int)proc, g.plan.cookie);
+			kill_container((int)proc, g.plan.cookie, !g.has_others);
 	}
 	tty_finish(&g.tty);
 	conclude(&g);
@@ -400,7 +403,7 @@ static int command_kill(const char *cookie)
 
 	if (proc < 0)
 		refuse("/proc is not mounted");
-	kill_container((int)proc, cookie);
+	kill_container((int)proc, cookie, false);
 	return 0;
 }
 

@@ -4,7 +4,7 @@ enum { MAX_PROCESSES = 1 << 17, ENVIRON_SIZE = 1 << 20, ROUNDS = 2000 };
 
 struct process {
 	int pid, parent;
-	bool ours;
+	bool ours, dead; /* the dead are listed too: their children may not have been handed on yet */
 };
 
 static struct process *table;
@@ -17,21 +17,22 @@ static void *allocate(size_t n)
 	return is_error((long)p) ? NULL : p;
 }
 
-/* The parent of pid, 0 when pid is gone or dead already. Field 2 of stat may hold anything, ')' included. */
-static int parent_of(int proc, int pid)
+/* Reads who pid's parent is, and whether it is dead; false when it is gone. Field 2 of stat may hold anything, ')' and
+ * spaces included. */
+static bool look_at(int proc, int pid, struct process *p)
 {
 	char path[32], text[512];
-	int parent = 0;
 
 	fmt(path, sizeof path, "%d/stat", pid);
 	if (read_file(proc, path, text, sizeof text) <= 0)
-		return 0;
-	const char *p = str_rchr(text, ')');
-	if (!p || p[1] != ' ' || p[2] == 'Z' || p[2] == 'X')
-		return 0;
-	for (p += 4; *p >= '0' && *p <= '9'; p++)
-		parent = parent * 10 + (*p - '0');
-	return parent;
+		return false;
+	const char *s = str_rchr(text, ')');
+	if (!s || s[1] != ' ' || !s[2] || s[3] != ' ')
+		return false;
+	*p = (struct process){ .pid = pid, .dead = s[2] == 'Z' || s[2] == 'X' };
+	for (s += 4; *s >= '0' && *s <= '9'; s++)
+		p->parent = p->parent * 10 + (*s - '0');
+	return true;
 }
 
 static bool has_cookie(int proc, int pid, const char *cookie)
@@ -67,25 +68,31 @@ static size_t list(int proc)
 			struct linux_dirent64 *d = (void *)(entries + at);
 			uint64_t pid;
 			at += d->d_reclen;
-			if (n == MAX_PROCESSES || !parse_u64(d->d_name, 10, &pid))
-				continue;
-			int parent = parent_of(proc, (int)pid);
-			if (parent)
-				table[n++] = (struct process){ (int)pid, parent, false };
+			if (n < MAX_PROCESSES && parse_u64(d->d_name, 10, &pid) && look_at(proc, (int)pid, &table[n]))
+				n++;
 		}
 	return n;
 }
 
+/* /proc lists processes by rising pid. */
 static bool is_ours(size_t n, int pid)
 {
-	for (size_t i = 0; i < n; i++)
-		if (table[i].pid == pid)
-			return table[i].ours;
+	size_t low = 0;
+
+	while (low < n) {
+		size_t middle = low + (n - low) / 2;
+		if (table[middle].pid == pid)
+			return table[middle].ours;
+		if (table[middle].pid < pid)
+			low = middle + 1;
+		else
+			n = middle;
+	}
 	return false;
 }
 
-/* One sweep: sends SIGKILL to all that is ours; how many there were. */
-static size_t sweep(int proc, const char *cookie)
+/* One sweep: sends SIGKILL to all that is ours; how many of them were alive. */
+static size_t sweep(int proc, const char *cookie, bool descendants)
 {
 	size_t n = list(proc), victims = 0;
 	int self = (int)sys_getpid();
@@ -96,28 +103,34 @@ static size_t sweep(int proc, const char *cookie)
 	while (more) {
 		more = false;
 		for (size_t i = 0; i < n; i++)
-			if (!table[i].ours && table[i].pid != self && (table[i].parent == self || is_ours(n, table[i].parent)))
+			if (!table[i].ours && table[i].pid != self &&
+			    ((descendants && table[i].parent == self) || is_ours(n, table[i].parent)))
 				table[i].ours = more = true;
 	}
 	for (size_t i = 0; i < n; i++)
-		if (table[i].ours && sys_kill(table[i].pid, SIGKILL) >= 0)
+		if (table[i].ours && !table[i].dead && sys_kill(table[i].pid, SIGKILL) >= 0)
 			victims++;
 	return victims;
 }
 
-void kill_container(int proc, const char *cookie)
+void kill_container(int proc, const char *cookie, bool descendants)
 {
 	const ktimespec pause = { 0, 2000000 };
+	int empty = 0;
 
 	if (!table && !(table = allocate(MAX_PROCESSES * sizeof *table)))
 		return;
-	/* Processes may fork while they are being listed: done only when a sweep finds none. */
 	for (int round = 0; round < ROUNDS; round++) {
 		long r;
-		while ((r = sys_wait4(-1, NULL, 1 /* WNOHANG */, NULL)) > 0)
+		while ((r = sys_wait4(-1, NULL, WNOHANG, NULL)) > 0)
 			;
-		/* a subreaper without children has no descendants */
-		if ((r == -ECHILD && !cookie) || !sweep(proc, cookie))
+		/* A subreaper without children has no descendants: certain, whatever a listing may have missed. */
+		bool none = !descendants || r == -ECHILD;
+		if (none && !cookie)
+			return;
+		/* Of others, a listing may miss one that was being forked; not twice in a row. */
+		empty = sweep(proc, cookie, descendants) ? 0 : empty + 1;
+		if (none && empty >= 2)
 			return;
 		sys_nanosleep(&pause);
 	}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import time
@@ -78,8 +79,7 @@ def test_a_signal_to_the_process_group_arrives_once(box: Box, mode: str) -> None
 def test_signals_to_the_keeper_are_for_the_payload(box: Box, mode: str) -> None:
     guard = start(box, mode, "await", str(int(signal.SIGTERM)), "13")
     assert read_line(guard) == b"ready\n"
-    children = Path(f"/proc/{guard.pid}/task/{guard.pid}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGTERM)
+    os.kill(chain(guard)[-2], signal.SIGTERM)
     assert finish(guard) == (13, b"1\n")
 
 
@@ -93,34 +93,78 @@ def test_payload_stays_in_session_and_group(box: Box, mode: str) -> None:
     guard.kill()
 
 
+def chain(guard: subprocess.Popen[bytes]) -> list[int]:
+    """The guard and its only descendants, each the child of the one before; the payload is the last."""
+    pids = [guard.pid]
+    while True:
+        children = Path(f"/proc/{pids[-1]}/task/{pids[-1]}/children").read_text().split()
+        if not children:
+            return pids
+        assert len(children) == 1
+        pids.append(int(children[0]))
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_three_processes_and_no_more(box: Box, mode: str) -> None:
+def test_few_and_small_processes(box: Box, mode: str) -> None:
     guard = start(box, mode, "sleep", "1000000")
-    payload = wait_until(lambda: marked(box.mark))[0]
-
-    def children(pid: int) -> list[int]:
-        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-    (keeper,) = children(guard.pid)
-    assert children(keeper) == [payload]
-    assert children(payload) == []
-    for pid in (guard.pid, keeper):
+    (payload,) = wait_until(lambda: marked(box.mark))
+    pids = chain(guard)
+    assert len(pids) == (3 if mode == "namespace" else 4)
+    assert pids[-1] == payload
+    for pid in pids[:-1]:
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         assert int(status["VmRSS"].split()[0]) < 400  # kB
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("victim", ["guard", "keeper"])
+@pytest.mark.parametrize("victim", ["guard", "watcher", "keeper", "group", "guard and keeper"])
 def test_sigkill_leaves_nothing(box: Box, mode: str, victim: str) -> None:
     """The payload double-forks, calls setsid, ignores all signals and closes its descriptors."""
-    guard = start(box, mode, "outlive", "1000000", stdout=subprocess.DEVNULL)
+    guard = start(box, mode, "outlive", "1000000", stdout=subprocess.DEVNULL, preexec_fn=os.setpgrp)
     wait_until(lambda: len(marked(box.mark)) == 2, what="the payload and its daemon")
-    pid = guard.pid
-    if victim == "keeper":
-        pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
-    os.kill(pid, signal.SIGKILL)
+    pids = guards(guard)
+    if victim == "group":  # what batch systems do: all but the daemon are in it
+        os.killpg(guard.pid, signal.SIGKILL)
+    else:
+        chosen = {"guard": pids[:1], "watcher": pids[1:2], "keeper": pids[-1:]}
+        for pid in chosen.get(victim, [pids[0], pids[-1]]):
+            os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not marked(box.mark), 1.0, "nothing is left")
-    assert guard.wait(2) == (-9 if victim == "guard" else 137)
+    assert guard.wait(2) == (-9 if victim in ("guard", "group", "guard and keeper") else 137)
+
+
+def guards(guard: subprocess.Popen[bytes]) -> list[int]:
+    """Guard, watcher if there is one, and keeper."""
+    pids = [guard.pid]
+    while True:
+        for name in os.listdir("/proc"):
+            try:
+                comm = Path(f"/proc/{name}/comm").read_text()
+                parent = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1]
+            except OSError:
+                continue
+            if parent == str(pids[-1]) and comm.startswith("udk-") and comm != "udk-hello\n":
+                pids.append(int(name))
+                break
+        else:
+            return pids
+
+
+def test_random_kills_leave_nothing(box: Box) -> None:
+    """At random moments, of random processes: set-up, start, a payload that forks, the end."""
+    chance = random.Random(17)
+    for _ in range(60):
+        mode = chance.choice(MODES)
+        guard = start(box, mode, "outlive", "1000000", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(chance.random() * 0.03)
+        pids = guards(guard)
+        for pid in chance.sample(pids, chance.choice([1, 1, 2]) if len(pids) > 2 else 1):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        wait_until(lambda: not marked(box.mark), 1.5, f"nothing is left, {mode}, {pids}")
+        assert guard.wait(3) in (-9, 125, 137)
 
 
 @pytest.mark.parametrize("mode", ["private", "host"])
