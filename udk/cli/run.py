@@ -86,7 +86,7 @@ def _again(context: Context) -> launch.Again | None:
     import sys
 
     script = sys.argv[0]
-    if not sys.executable or not context.args[1]:
+    if not sys.executable or not context.args[1] or script in ("", "-c"):
         return None
     how = (sys.executable, "-m", "udk") if script.endswith("__main__.py") else (sys.executable, script)
     return launch.Again((*how, *context.args[0]), tuple(context.args[1]))
