@@ -310,13 +310,15 @@ static void fall_back(struct guard *g)
 	sys_execve(p->fallback[1], p->fallback + 1, env);
 }
 
-static void clean_up(struct guard *g)
+static void clean_up(struct guard *g, bool again)
 {
 	struct plan *p = &g->plan;
 	struct failure f;
 
-	/* What cannot be removed now is left to the sweeper: the payload's status is what the caller waits for. */
-	userns_remove(p, g->envp, &f);
+	/* The container is still needed by the command that is done again. What cannot be removed now is left to the
+	 * sweeper: the payload's status is what the caller waits for. */
+	if (!again)
+		userns_remove(p, g->envp, &f);
 	for (size_t i = 0; i < p->n_unlink; i++)
 		sys_unlinkat(AT_FDCWD, p->unlink[i], 0);
 }
@@ -371,11 +373,14 @@ static int command_run(const char *fd_text, char **envp)
 	tty_finish(&g.tty);
 	conclude(&g);
 	struct outcome *o = &g.outcome;
-	clean_up(&g);
+	const bool again = o->failure.class == FAIL_ENGINE && !o->ran && g.plan.n_fallback > 1;
+	clean_up(&g, again);
 	if (g.keeper > 0)
 		wait_for_keeper(&g);
-	if (o->failure.class == FAIL_ENGINE && !o->ran && g.plan.n_fallback > 1)
+	if (again) {
 		fall_back(&g);
+		clean_up(&g, false);
+	}
 	if (o->failure.class && !o->ran)
 		say(2, "udk: error: %s\n", o->failure.text);
 	if (g.plan.stats && report_outcome(g.plan.stats, o) < 0 && o->status == 0)

@@ -16,7 +16,7 @@ import pytest
 from tests.registry.test_real import start
 from tests.support.needs import needs
 from tests.support.roots import root_layout
-from tests.support.udk import Udk
+from tests.support.udk import REPOSITORY, Udk
 from udk.store.usage import disk_usage
 
 pytestmark = [needs("docker-registry", "skopeo"), pytest.mark.slow]
@@ -127,3 +127,34 @@ def _with(cookie: bytes) -> list[str]:
             except OSError:
                 continue
     return found
+
+
+def test_the_next_engine_takes_over(caller: Udk, debian: Debian, tmp_path: Path) -> None:
+    """Within a container the upper layer is on an overlay, which no overlay can be mounted on: the set-up
+    of the namespace engine fails after its probe succeeded. Name, id, cidfile and changed options survive
+    the change."""
+    script = r"""
+set -e
+udk() { python3 -m udk "$@"; }
+udk run --cidfile /tmp/cid --name n --stats /tmp/stats udk/hello > /tmp/out
+grep -q '"exit": 0' /tmp/stats
+test "$(udk ps -aq --no-trunc)" = "$(cat /tmp/cid)"
+udk start n | grep -q Hello
+udk run -w /tmp n | grep -q 'directory: /tmp'
+udk run --rm n | grep -q Hello
+udk run --rm --name m udk/hello | grep -q Hello
+udk --store /tmp/other run udk/hello | grep -q Hello
+test -z "$(udk ps -aq)"
+ls -A /tmp/s/containers /tmp/s/containers/.names /tmp/s/leases; ls -d /tmp/udk-*
+"""
+    out = caller.ok(
+        "run", "-v", f"{REPOSITORY}:/src:ro", "-e", "PYTHONPATH=/src", "-e", "UDK_HOME=/tmp/s",
+        "-e", "PYTHONPYCACHEPREFIX=/tmp/bytecode", "-w", "/root", debian.image, "bash", "-c", script,
+    )  # fmt: skip
+    assert out.split() == [
+        "/tmp/s/containers:",
+        ".names",
+        "/tmp/s/containers/.names:",
+        "/tmp/s/leases:",
+        "/tmp/udk-run-0",
+    ]

@@ -199,7 +199,7 @@ def fail_set_up(box: Box, tmp_path: Path, first: str = "") -> tuple[subprocess.C
     )
     pid = guard.pid
     text, err = guard.communicate(timeout=20)
-    assert not os.path.exists(layer)
+    assert os.path.exists(layer)  # the command starts the same container again
     assert guard.pid == pid
     return subprocess.CompletedProcess([], guard.returncode, text, err), out
 

@@ -33,7 +33,7 @@ MODULES = {
 class Context:
     """What every verb gets: the global options and its own, and the words that are none."""
 
-    __slots__ = ("args", "globals", "options", "verb", "words")
+    __slots__ = ("global_args", "globals", "options", "verb", "words")
 
     def __init__(
         self,
@@ -41,9 +41,9 @@ class Context:
         global_options: dict[str, Any],
         options: dict[str, Any],
         words: list[str],
-        args: tuple[list[str], list[str]] = ([], []),
+        global_args: list[str] | None = None,
     ) -> None:
-        self.args = args  # as given: the global options, and the verb with the rest
+        self.global_args = global_args or []  # the global options as given
         self.verb = verb
         self.globals = global_options
         self.options = options
@@ -104,7 +104,7 @@ def split(argv: list[str]) -> Context | str:
     options, rest = parse((*row[2], *help_row(row[2])), words[1:], row[3], f"udk {verb}")
     if options.get("help"):
         return Context("help", global_options, {}, [verb])
-    return Context(verb, global_options, options, rest, (argv[: len(argv) - len(words)], words))
+    return Context(verb, global_options, options, rest, argv[: len(argv) - len(words)])
 
 
 def help_row(rows: tuple[tuple[str, str, str, str], ...]) -> tuple[tuple[str, str, str, str], ...]:

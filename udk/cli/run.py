@@ -80,16 +80,15 @@ def exec(context: Context) -> None:
     launch.join(Containers(store).find(words[0]), context.options, words[1:])
 
 
-def _again(context: Context) -> launch.Again | None:
-    """This very command, for the guard to execute when an engine failed; None without an interpreter to
-    name."""
+def _again(context: Context) -> tuple[str, ...]:
+    """udk itself with the global options of this command; () where there is no script to name."""
     import sys
 
     script = sys.argv[0]
-    if not sys.executable or not context.args[1] or script in ("", "-c"):
-        return None
+    if not sys.executable or script in ("", "-c"):
+        return ()
     how = (sys.executable, "-m", "udk") if script.endswith("__main__.py") else (sys.executable, script)
-    return launch.Again((*how, *context.args[0]), tuple(context.args[1]))
+    return (*how, *context.global_args)
 
 
 def _of_a_start(options: dict[str, Any]) -> dict[str, Any]:

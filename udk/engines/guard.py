@@ -42,7 +42,7 @@ def compile_plan(
 
     ``leases``: files to be unlinked when all is over. ``fallback``: an engine's name, then a command to be
     executed instead when that engine's set-up fails before the payload was started (``UDK_ENGINE_FAILED``
-    then tells why).
+    then tells why); what ``spec.cleanup`` names stays for it.
     """
     ops: Ops = list(launch.plan)
     if not launch.plan:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from udk.store.store import Store
 
 VERSION = 1
+GRACE = 60.0  # seconds
 SWEEP_AT_START = 8  # leases of other processes that one `udk run` judges at most
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
@@ -118,6 +119,13 @@ class Container:
         if isinstance(code, int):
             return {**state, "status": "exited", "exit_code": code, "finished": report.get("finished")}
         return {**state, "status": "dead"}
+
+    def age(self) -> float:
+        """Seconds since the record was written."""
+        try:
+            return time.time() - os.stat(f"{self.path}/container.json").st_mtime
+        except OSError:
+            return 0.0
 
     def save(self, durable: bool = True) -> None:
         """Writes the record. Raises StoreError."""
@@ -324,7 +332,8 @@ class Containers:
     def _sweep_records(self) -> int:
         done = 0
         for container in self.all():
-            if container.record["ephemeral"] and not container.running:
+            # A moment without a lease is between two engines' attempts.
+            if container.record["ephemeral"] and not container.running and container.age() > GRACE:
                 done += self._gone(container.id, container.record.get("layer", ""), container.name)
         for ident in self._ids():
             if self._abandoned(ident):

@@ -30,21 +30,6 @@ if TYPE_CHECKING:
     from udk.store.store import Store
 
 
-class Again:
-    """How to do this command once more when an engine's set-up failed: ``prefix`` is udk itself with its
-    global options, ``args`` the verb and the rest."""
-
-    __slots__ = ("args", "prefix")
-
-    def __init__(self, prefix: tuple[str, ...], args: tuple[str, ...]) -> None:
-        self.prefix = prefix
-        self.args = args
-
-    def command(self, container: Container) -> tuple[str, ...]:
-        """An ephemeral container has gone by then and is made anew; another is started."""
-        return self.prefix + (self.args if container.record["ephemeral"] else ("start", container.id))
-
-
 class Prepared:
     """A container made and not yet started: ``leases`` keep it and its tree."""
 
@@ -199,7 +184,7 @@ def run(
     image: StoredImage,
     options: Mapping[str, Any],
     words: list[str],
-    again: Again | None = None,
+    again: tuple[str, ...] = (),
 ) -> NoReturn:
     """Makes a container of ``image`` and becomes it. Raises as :func:`make`, and EngineError."""
     containers = Containers(store)
@@ -210,13 +195,13 @@ def run(
 
 
 def start_prepared(
-    store: Store, prepared: Prepared, options: Mapping[str, Any], again: Again | None = None
+    store: Store, prepared: Prepared, options: Mapping[str, Any], again: tuple[str, ...] = ()
 ) -> NoReturn:
     """Becomes the payload of a prepared container. ``again``: this command, see :func:`launch_spec`."""
     container, spec = prepared.container, prepared.spec
     try:
         write_cidfile(options, container.id)
-        launch_spec(container, spec, prepared.leases, again.command(container) if again else ())
+        launch_spec(container, spec, prepared.leases, again)
     except BaseException:
         _unmake(store, Containers(store), container.id, container.name, str(container.record["layer"]))
         prepared.release()
@@ -226,8 +211,9 @@ def start_prepared(
 def launch_spec(
     container: Container, spec: RunSpec, held: list[Lease], again: tuple[str, ...] = ()
 ) -> NoReturn:
-    """Chooses the engine, records the start and execs the guard. ``again`` is the command to execute should
-    the engine's set-up fail: the guard says so in its environment, and the next engine is chosen."""
+    """Chooses the engine, records the start and execs the guard. ``again`` is udk itself with its global
+    options, as a command: should the engine's set-up fail, the guard has it start this container once more,
+    and says in ``UDK_ENGINE_FAILED`` which engine to pass over."""
     from udk.engines.guard import exec_guard
     from udk.engines.select import choose
 
@@ -257,7 +243,7 @@ def launch_spec(
         spec,
         engine.launch(spec),
         leases=tuple(lease.path for lease in held if lease.path),
-        fallback=(engine.name, *again) if again and spec.engine == "auto" else (),
+        fallback=(engine.name, *again, "start", container.id) if again and spec.engine == "auto" else (),
     )
 
 
@@ -266,7 +252,7 @@ def start(
     container: Container,
     options: Mapping[str, Any] | None = None,
     words: list[str] | None = None,
-    again: Again | None = None,
+    again: tuple[str, ...] = (),
 ) -> NoReturn:
     """Runs a container that exists, again or for the first time; with ``options`` or ``words`` (`udk run
     NAME CMD`) those of its making are changed for this run. Raises ContainerError, InUseError,
@@ -295,7 +281,8 @@ def start(
         )
     spec = respec(container, options or {}, words or [])
     _fill_volumes(spec, record["layer"])
-    removed = bool(record["ephemeral"] or record["options"].get("rm") or (options or {}).get("rm"))
+    rm = record["options"].get("rm") or (options or {}).get("rm")
+    removed = bool(record["ephemeral"] or rm or spec.cleanup)
     held = hold(store, container.id, record["layer"], removed, container.name)
     try:
         if removed:
@@ -305,7 +292,7 @@ def start(
         inside = f"{container.path}/stats.json"
         if not spec.stats or (removed and spec.stats == inside):
             spec = spec.replace(stats="" if removed else inside)
-        launch_spec(container, spec, [held], (*again.prefix, *again.args) if again and not removed else ())
+        launch_spec(container, spec, [held], again)
     except BaseException:
         held.release()
         raise
@@ -316,7 +303,7 @@ def respec(container: Container, options: Mapping[str, Any], words: list[str]) -
     spec = container.spec
     record = container.record
     if not options and not words:
-        return spec
+        return container.run_spec if os.environ.get("UDK_ENGINE_FAILED") else spec
     return make_spec(
         config=record["config"], options=merge(record["options"], options), words=words or record["words"],
         root=spec.root, container=container.id, name=container.name, image=spec.image,
@@ -352,10 +339,8 @@ def write_cidfile(options: Mapping[str, Any], ident: str) -> None:
     path = options.get("cidfile")
     if not path:
         return
-    # Started afresh by the guard because an engine failed, the file is from this command's first attempt.
-    how = os.O_TRUNC if os.environ.get("UDK_ENGINE_FAILED") else os.O_EXCL
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o644)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
         raise UsageError(
             f"--cidfile {path} exists", "remove it: another container may be writing there"
