@@ -13,6 +13,7 @@ enum failure_class {
 
 struct failure {
 	enum failure_class class;
+	long error; /* -errno, where a caller may want to know it */
 	char text[1000];
 };
 

@@ -14,6 +14,10 @@ bool userns_refused(long error, struct failure *f)
 	case EINVAL:
 	case ENOSYS:
 		return fail(f, FAIL_ENGINE, "no user namespace: this kernel has none");
+	case EAGAIN:
+	case ENOMEM:
+		return fail(f, FAIL_UDK, "the container's processes cannot be started: %s; the limit of processes (ulimit -u) or of memory "
+			    "is reached", errno_text(error));
 	default:
 		return fail(f, FAIL_ENGINE, "no user namespace: %s", errno_text(error));
 	}

@@ -224,8 +224,10 @@ static bool owner(struct root *root, const struct op *op, struct failure *f)
 	const char *name = slash ? slash + 1 : path;
 	if (slash)
 		*slash = 0;
+	/* What a layer above has removed or replaced is not there to be owned. */
+	f->error = 0;
 	if (!resolve(root->fd, slash ? path : "", CREATE_NOTHING, &fd, f))
-		return false;
+		return f->error == -ENOENT || f->error == -ENOTDIR;
 	struct stat st;
 	const int flags = AT_SYMLINK_NOFOLLOW | (*name ? 0 : AT_EMPTY_PATH);
 	r = sys_fstatat(fd, name, &st, flags);
@@ -235,6 +237,8 @@ static bool owner(struct root *root, const struct op *op, struct failure *f)
 	if (r >= 0 && mode && (st.st_mode & S_IFMT) != S_IFLNK)
 		r = *name ? sys_fchmodat(fd, name, (unsigned)mode) : sys_fchmodat(AT_FDCWD, fd_path(fd).text, (unsigned)mode);
 	sys_close(fd);
+	if (r == -ENOENT)
+		return true;
 	if (r == -EINVAL)
 		return fail(f, FAIL_UDK, "%s: owner %s:%s is outside of the subordinate ids; more of them are needed in /etc/subuid "
 			    "and /etc/subgid", op->arg[0], op->arg[1], op->arg[2]);

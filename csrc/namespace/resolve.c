@@ -90,8 +90,10 @@ static bool step(struct walk *w, const char *name, bool more, enum create create
 			return fail(f, FAIL_UDK, "%s: cannot be created in the container: %s", w->path, errno_text(r));
 		fd = sys_openat(w->at, name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
 	}
-	if (fd < 0)
+	if (fd < 0) {
+		f->error = fd;
 		return fail(f, FAIL_UDK, "%s: %s", w->path, errno_text(fd));
+	}
 	sys_fstat((int)fd, &st);
 	if ((st.st_mode & S_IFMT) == S_IFLNK) {
 		bool ok = follow(w, (int)fd, more, f);
@@ -100,6 +102,7 @@ static bool step(struct walk *w, const char *name, bool more, enum create create
 	}
 	if (more && (st.st_mode & S_IFMT) != S_IFDIR) {
 		sys_close((int)fd);
+		f->error = -ENOTDIR;
 		return fail(f, FAIL_UDK, "%s: %s", w->path, errno_text(ENOTDIR));
 	}
 	size_t n = strlen(w->canon);

@@ -189,7 +189,7 @@ def test_recorded_owners_are_shown_with_subordinate_ids(shell: Box, tmp_path: Pa
         made,
         {
             "var/mail": (0o042775, 0, 8), "var/own": (0o100640, 33, 44), "su": (0o104755, 0, 0),
-            "link": (0o120777, 7, 7),
+            "link": (0o120777, 7, 7), "removed/above": (0o100644, 5, 5), "etc/passwd/x": (0o100644, 5, 5),
         },
     )  # fmt: skip
     home, upper, work = shell.layer()

@@ -111,6 +111,7 @@ def test_an_older_kernel(shell: Box, data: Path) -> None:
         (errno.EPERM, "no user namespace: not permitted"),
         (errno.ENOSPC, "no user namespace: the limit is reached"),
         (errno.EINVAL, "no user namespace: this kernel has none"),
+        (errno.EAGAIN, "the limit of processes"),
     ],
 )
 def test_no_user_namespaces(box: Box, error: int, words: str) -> None:
