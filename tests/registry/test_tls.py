@@ -39,7 +39,7 @@ def certs_d(home: str, host: str) -> Path:
 def test_an_unknown_authority(secure: FaultyRegistry, options: Any) -> None:
     with RegistryClient(options()) as client:
         with pytest.raises(
-            RegistryError, match=rf"not trusted: self-signed.*; put .*certs.d/{secure.host}/ca.crt"
+            RegistryError, match=rf"not trusted: self.signed.*; put .*certs.d/{secure.host}/ca.crt"
         ):
             client.manifest(at(secure))
     assert secure.requests() == []
