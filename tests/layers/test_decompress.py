@@ -15,6 +15,7 @@ from tests.layers.support import Bytes
 from tests.support import tarmaker as t
 from udk.errors import IntegrityError, LayerError, StoreError, UnsupportedImageError
 from udk.layers import decompress as module
+from udk.layers import longzstd
 from udk.layers.caps import Caps
 from udk.layers.decompress import CHUNK, announced, decompress, sniff, zstd_window
 from udk.layers.stream import LayerStream
@@ -133,6 +134,10 @@ FAR = os.urandom(66 << 20)
 FAR += FAR[: 1 << 20] + b"end"
 
 
+needs_library = pytest.mark.skipif(longzstd.library() is None, reason="needs libzstd.so.1")
+
+
+@needs_library
 @pytest.mark.parametrize("known_size", [True, False])
 def test_long_windows_are_decoded_from_a_file(tmp_path: Path, known_size: bool) -> None:
     packed = long_frame(FAR, 27, 0 if known_size else -1)
@@ -150,6 +155,7 @@ def test_long_windows_are_decoded_from_a_file(tmp_path: Path, known_size: bool) 
     assert os.listdir(tmp_path) == []
 
 
+@needs_library
 def test_long_windows_truncated_damaged_or_followed_by_more(tmp_path: Path) -> None:
     def unpack(data: bytes) -> bytes:
         return b"".join(decompress(Bytes(data).read, Caps(), spool=str(tmp_path)))
@@ -166,6 +172,7 @@ def test_long_windows_truncated_damaged_or_followed_by_more(tmp_path: Path) -> N
         unpack(packed + b"\x28\xb5\x2f\xfd\0" + bytes([21 << 3]) + bytes(20))
 
 
+@needs_library
 def test_a_long_window_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int, offset: int, size: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
