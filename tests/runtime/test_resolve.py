@@ -153,7 +153,7 @@ def test_shm(tmp_path: Path) -> None:
 
 
 def test_image_volumes(tmp_path: Path) -> None:
-    config = {"Cmd": ["x"], "Volumes": {"/data": {}, "/new": {}, "full": {}}}
+    config = {"Cmd": ["x"], "Volumes": {"/data": {}, "/new": {}, "full": {}, "/": {}, "../": {}}}
     spec = spec_of(tmp_path, config=config)
     targets = [m.target for m in spec.mounts if m.source.startswith(str(tmp_path))]
     assert targets == ["/new"]  # the others are in the private layer anyhow

@@ -50,7 +50,7 @@ def make_spec(
     user = options.get("user")
     identity = resolve_user(
         rootfs,
-        str(config.get("User") or "") if user is None else user,
+        _text(config, "User") if user is None else user,
         options.get("group_add", []),
         bool(options.get("subids")),
     )
@@ -80,9 +80,7 @@ def make_spec(
         pid=pid,
         limits=_limits(options),
         tty=tty,
-        stop_signal=signal_number(
-            str(options.get("stop_signal") or config.get("StopSignal") or "TERM"), "--stop-signal"
-        ),
+        stop_signal=_stop_signal(config, options),
         cookie=container,
         stats=os.path.abspath(options["stats"]) if options.get("stats") else "",
         cleanup=cleanup,
@@ -157,6 +155,31 @@ def _strings(config: Mapping[str, Any], key: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
         raise ImageError(f"the image's {key} is not a list of strings")
     return value
+
+
+def _text(config: Mapping[str, Any], key: str) -> str:
+    value = config.get(key) or ""
+    if not isinstance(value, str) or "\0" in value:
+        raise ImageError(f"the image's {key} is not a string")
+    return value
+
+
+def _stop_signal(config: Mapping[str, Any], options: Mapping[str, Any]) -> int:
+    if options.get("stop_signal"):
+        return signal_number(options["stop_signal"], "--stop-signal")
+    try:
+        return signal_number(_text(config, "StopSignal") or "TERM", "StopSignal")
+    except UsageError as e:
+        raise ImageError(f"the image's {e.message}", "use --stop-signal") from None
+
+
+def _volumes(config: Mapping[str, Any]) -> list[str]:
+    """The image's volumes as clean absolute paths; the root itself cannot be one."""
+    value = config.get("Volumes") or {}
+    if not isinstance(value, dict):
+        raise ImageError("the image's Volumes is not an object")
+    paths = ("/" + "/".join(p for p in volume.split("/") if p not in ("", ".", "..")) for volume in value)
+    return [path for path in paths if path != "/"]
 
 
 def _choice(options: Mapping[str, Any], key: str, known: Mapping[str, str]) -> str:
@@ -246,7 +269,7 @@ def _absolute(path: str) -> str:
 def _cwd(config: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     if options.get("workdir"):
         return _absolute(options["workdir"])
-    inherited = config.get("WorkingDir") or "/"
+    inherited = _text(config, "WorkingDir") or "/"
     return inherited if inherited.startswith("/") else "/" + inherited
 
 
@@ -261,7 +284,7 @@ def _mounts(
     dry: bool,
 ) -> tuple[Mount, ...]:
     own: list[Mount] = []
-    volumes: list[str] = list(config.get("Volumes") or {})
+    volumes = _volumes(config)
     for text in options.get("volume", []):
         own.append(mounts.volume(text, dry))
     for text in options.get("mount", []):
@@ -273,8 +296,7 @@ def _mounts(
     own += [mounts.tmpfs(text) for text in options.get("tmpfs", [])]
     own += [mounts.device(text) for text in options.get("device", [])]
     taken = {m.target for m in own}
-    for volume in volumes:
-        target = mounts.target_path(volume if volume.startswith("/") else "/" + volume, "image volume")
+    for target in volumes:
         if target not in taken and (readonly or not rootfs.kind(target)):
             taken.add(target)
             own.append(Mount(source=f"{private}/volumes/{len(taken)}", target=target, options=("rprivate",)))
