@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from .collect import CollectResult, collect, renew_whitelist
 from .keys import RepositoryKeys
 from .objects import PublishError
 from .publisher import Options, PublishResult, publish
 
-__all__ = ["Options", "PublishError", "PublishResult", "RepositoryKeys", "publish"]
+__all__ = [
+    "CollectResult",
+    "Options",
+    "PublishError",
+    "PublishResult",
+    "RepositoryKeys",
+    "collect",
+    "publish",
+    "renew_whitelist",
+]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ..hash import SUFFIX_HISTORY, Hash
 from .objects import ObjectStorage, PublishError
 
+NO_PREVIOUS = "0" * 40
 TRUNK = "trunk"
 TRUNK_PREVIOUS = "trunk-previous"
 
@@ -49,9 +50,10 @@ def read_tags(storage: ObjectStorage, name: str | None) -> list[TagRow]:
     """The tags of the history database ``name`` (hash text)."""
     if not name:
         return []
+    data = storage.read(Hash.parse(name, SUFFIX_HISTORY))
     scratch = storage.scratch()
     with open(scratch, "wb") as file:
-        file.write(storage.read(Hash.parse(name, SUFFIX_HISTORY)))
+        file.write(data)
     database = sqlite3.connect(f"file:{scratch}?mode=ro&immutable=1", uri=True)
     try:
         rows = database.execute(

@@ -101,7 +101,7 @@ def publish(
     check_fqrn(fqrn)
     _check_options(options, tag)
     storage = ObjectStorage(repository, algorithm=options.algorithm, level=options.level)
-    with _publisher_lock(repository, fqrn):
+    with publisher_lock(repository, fqrn):
         storage.prepare()
         fields = read_manifest(repository)
         if fields and fields.get("N", fqrn) != fqrn:
@@ -127,7 +127,7 @@ def _check_options(options: Options, tag: str) -> None:
 
 
 @contextlib.contextmanager
-def _publisher_lock(repository: str, fqrn: str) -> Iterator[None]:
+def publisher_lock(repository: str, fqrn: str) -> Iterator[None]:
     """One publisher (or collector) at a time."""
     try:
         os.makedirs(repository, exist_ok=True)
