@@ -36,6 +36,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "proxy": ("admin", "proxy", "show the proxies"),
     "cache": ("caches", "cache", "look after the cache"),
     "publish": ("publishing", "publish", "publish a directory as a repository"),
+    "collect": ("publishing", "collect", "remove what no kept revision of a published repository needs"),
+    "resign": ("publishing", "resign", "renew the whitelist of a published repository"),
 }
 
 
@@ -274,6 +276,29 @@ def _publish(p: argparse.ArgumentParser) -> None:
     p.add_argument("--quiet", "-q", action="store_true", help="nothing but errors")
 
 
+def _published(p: argparse.ArgumentParser) -> None:
+    p.add_argument("repository", metavar="REPOSITORY", help="directory of a published repository")
+    p.add_argument("--keys", metavar="DIR", required=True, help="where its keys are")
+    p.add_argument("--json", action="store_true", help="machine-readable output")
+    p.add_argument("--quiet", "-q", action="store_true", help="nothing but errors")
+
+
+def _collect(p: argparse.ArgumentParser) -> None:
+    _published(p)
+    p.add_argument(
+        "--days", type=float, default=3, metavar="N", help="keep untagged revisions that are not older"
+    )
+    p.add_argument(
+        "--remove-tag", action="append", default=[], metavar="NAME", help="forget a tag first; repeatable"
+    )
+    p.add_argument("--dry-run", action="store_true", help="only count")
+
+
+def _resign(p: argparse.ArgumentParser) -> None:
+    _published(p)
+    p.add_argument("--days", type=float, default=30, metavar="N", help="how long it is to be valid")
+
+
 _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "ls": _ls,
     "tree": _tree,
@@ -296,6 +321,8 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "proxy": _network,
     "cache": _cache,
     "publish": _publish,
+    "collect": _collect,
+    "resign": _resign,
 }
 
 

@@ -1,4 +1,4 @@
-"""The verb `publish`."""
+"""The verbs `publish`, `collect` and `resign`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,40 @@ def publish(options: argparse.Namespace) -> int:
             f"{result.new_objects} new objects ({size_text(result.new_bytes, True)}), "
             f"root catalog {result.root_hash}"
         )
+    return 0
+
+
+def collect(options: argparse.Namespace) -> int:
+    """Garbage collection of a repository on disk."""
+    from ..publish import collect as run
+
+    result = run(
+        options.repository,
+        keys=options.keys,
+        days=options.days,
+        remove_tags=options.remove_tag,
+        dry_run=options.dry_run,
+    )
+    if options.json:
+        json_out(result._asdict())
+    elif not options.quiet:
+        out(
+            f"{result.removed_objects} objects ({size_text(result.removed_bytes, True)}) of "
+            f"{result.removed_revisions} revisions {'could be' if options.dry_run else 'were'} removed; "
+            f"{result.kept_objects} objects of {result.kept_revisions} revisions stay"
+        )
+    return 0
+
+
+def resign(options: argparse.Namespace) -> int:
+    """A new whitelist for a repository on disk."""
+    from ..publish import renew_whitelist
+
+    renew_whitelist(options.repository, keys=options.keys, days=options.days)
+    if options.json:
+        json_out({"repository": options.repository, "days": options.days})
+    elif not options.quiet:
+        out(f"the whitelist is valid for {options.days:g} days")
     return 0
 
 

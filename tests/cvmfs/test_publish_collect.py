@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cvmfs_client.cli import main
 from cvmfs_client.errors import ConfigError, UsageError
 from cvmfs_client.publish import Options, PublishError, RepositoryKeys, collect, publish, renew_whitelist
 from tests.cvmfs import plainreader
@@ -170,3 +172,28 @@ def test_whitelists_are_renewed(tmp_path: Path, keys: str) -> None:
     # publishing without the master key works while the whitelist holds
     (made.tree / "x").write_text("x")
     assert publish(str(made.tree), str(made.repository), fqrn=FQRN, keys=str(lesser)).revision == 6
+
+
+def test_the_command_line(tmp_path: Path, keys: str, capsys: pytest.CaptureFixture[str]) -> None:
+    made = History(tmp_path, keys)
+    assert main(["collect", str(made.repository), "--keys", keys, "--days", "0", "--dry-run"]) == 0
+    assert "could be removed" in capsys.readouterr().out
+    assert made.readable() == [True] * 5
+    arguments = [
+        "collect",
+        str(made.repository),
+        "--keys",
+        keys,
+        "--days",
+        "0",
+        "--remove-tag",
+        "keep",
+        "--json",
+    ]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["removed_revisions"] == 3
+    assert made.readable() == [False, False, False, True, True]
+    assert main(["resign", str(made.repository), "--keys", keys, "--days", "100"]) == 0
+    assert "100 days" in capsys.readouterr().out
+    assert main(["collect", str(tmp_path), "--keys", keys]) == 1
+    assert "no repository" in capsys.readouterr().err
