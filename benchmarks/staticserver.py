@@ -1,7 +1,7 @@
 """A static web server with a delay before each answer, in a process of its own.
 
-``python staticserver.py DIRECTORY SECONDS`` prints its port, then serves until its standard input ends. It counts:
-``GET /.count`` answers with the requests and body bytes since the last time.
+``python staticserver.py DIRECTORY SECONDS`` prints its port, then serves until its standard input ends. It
+counts: ``GET /.count`` answers with the requests and body bytes since the last time.
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ class Server:
 def serve(root: Path, delay: float = 0.0) -> Iterator[Server]:
     """Starts a server of ``root`` with ``delay`` s before each answer."""
     process = subprocess.Popen(
-        [sys.executable, __file__, str(root), str(delay)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__, str(root), str(delay)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None
