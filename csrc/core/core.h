@@ -252,6 +252,13 @@ enum { FOLLOW = 1, /* the last name too */
  * the kernel gives for the directories on the way; the last name need not exist. */
 long resolve(struct call *c, int dfd, const void *path, unsigned flags, struct place *p);
 long resolve_text(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p);
+static inline enum layer first_layer(const struct place *p)
+{
+	return p->kind == IN_PLAIN ? LAYER_PLAIN : p->kind == IN_LOWER ? LAYER_LOWER : LAYER_UPPER;
+}
+/* dir.c: the kind of the directory p that was just found; of one that is known to exist, by its canonical path. */
+enum kind kind_below(struct call *c, const struct place *p);
+long enter(struct call *c, struct place *p);
 /* The directory behind a descriptor. p->guest is it; returns mounts_inside or an error. */
 long base_dir(struct call *c, int dfd, struct place *p);
 /* A directory was just opened: remembers where, so that its descriptor needs no asking. */

@@ -254,7 +254,7 @@ static void name_thread(const char *path)
 	sys_prctl(15 /* PR_SET_NAME */, (unsigned long)(slash ? slash + 1 : path), 0, 0, 0);
 }
 
-static NORETURN void enter(unsigned long *stack, unsigned long at)
+static NORETURN void jump_to(unsigned long *stack, unsigned long at)
 {
 #if defined(__x86_64__)
 	__asm__ volatile("mov %0, %%rsp\n xor %%edx, %%edx\n xor %%ebp, %%ebp\n jmp *%1" : : "r"(stack), "r"(at) : "memory");
@@ -341,5 +341,5 @@ NORETURN void load(unsigned long *stack)
 	if (stop_before_entry)
 		__asm__ volatile("int3");
 #endif
-	enter(stack, entry);
+	jump_to(stack, entry);
 }
