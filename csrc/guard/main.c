@@ -351,7 +351,13 @@ static int command_run(const char *fd_text, char **envp)
 	g.start = now_us();
 	g.envp = envp;
 	sys_sigprocmask(SIG_BLOCK, &all, NULL);
-	const char *wrong = parse_u64(fd_text, 10, &fd) ? plan_read((int)fd, &g.plan) : "no descriptor";
+	const char *wrong = "no descriptor";
+	if (parse_u64(fd_text, 10, &fd)) {
+		wrong = plan_read((int)fd, &g.plan);
+	} else if (fd_text[0] == '/') { /* as the init of a container that another runtime made */
+		long opened = sys_open(fd_text, O_RDONLY | O_CLOEXEC, 0);
+		wrong = opened < 0 ? "the plan cannot be opened" : plan_read((int)opened, &g.plan);
+	}
 	if (wrong)
 		refuse(wrong);
 	normalise(&g);

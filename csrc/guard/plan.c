@@ -6,7 +6,8 @@ enum arity { MAX_ARITY = 4 };
 enum field {
 	F_ARG, F_ENV, F_PROGRAM, F_CWD, F_NULL_STDIN, F_TTY, F_LIMIT, F_SIGMASK, F_DEFAULTS, F_NEW_PRIVILEGES, F_IDS,
 	F_GROUP, F_KEEP_CAPS, F_COOKIE, F_TIMEOUT, F_STOP_SIGNAL, F_STATS, F_REMOVE, F_UNLINK, F_FALLBACK,
-	F_CLONE, F_MAP_UID, F_MAP_GID, F_MAP_TOOLS, F_LOWER, F_UPPER, F_PLAIN, F_HOSTNAME, F_LOOPBACK, F_DRY, F_JOIN,
+	F_CLONE, F_MAP_UID, F_MAP_GID, F_MAP_TOOLS, F_LOWER, F_UPPER, F_PLAIN, F_HOSTNAME, F_LOOPBACK, F_DRY, F_JOIN, F_STAGE,
+	F_OVER,
 	F_OP,
 };
 
@@ -45,6 +46,8 @@ static const struct {
 	{ "loopback", F_LOOPBACK, 0, 0 },
 	{ "dry", F_DRY, 0, 0 },
 	{ "join", F_JOIN, 1, 0 },
+	{ "stage", F_STAGE, 1, 0 },
+	{ "over", F_OVER, 2, 0 },
 	{ "bind", F_OP, 3, OP_BIND },
 	{ "file", F_OP, 3, OP_FILE },
 	{ "tmpfs", F_OP, 3, OP_TMPFS },
@@ -151,6 +154,11 @@ static bool take(struct plan *p, enum field field, char **a)
 	case F_LOOPBACK: p->loopback = true; return true;
 	case F_DRY: p->dry = true; return true;
 	case F_JOIN: p->join = number(a[0], 10, INT32_MAX, &v) ? (int)v : 0; return p->join > 0;
+	case F_STAGE: p->stage = a[0]; return a[0][0] == '/';
+	case F_OVER:
+		p->over_source = a[0];
+		p->over_target = a[1];
+		return a[0][0] == '/' && a[1][0] == '/';
 	case F_OP: return true;
 	}
 	return false;

@@ -76,6 +76,9 @@ struct plan {
 	const char *hostname;
 	bool loopback, dry;
 	int join; /* pid whose namespaces are entered, or 0 */
+	/* For another runtime that is to run on a root made here: the root is put at stage, a directory of the host, and the
+	 * host's root is kept; over_source is bound to over_target there, when both exist. NULL: none. */
+	const char *stage, *over_source, *over_target;
 	struct op *ops;
 	size_t n_ops;
 };

@@ -166,6 +166,28 @@ static bool enter_root(int root, struct failure *f)
 	return r < 0 ? fail(f, FAIL_ENGINE, "the container's root cannot be entered: %s", errno_text(r)) : true;
 }
 
+/* The root for a runtime that enters it by itself. That runtime looks at its own processes through /proc, so in a pid
+ * namespace it needs the one of that namespace. */
+static bool show_root(const struct plan *plan, const struct root *root, struct failure *f)
+{
+	long r = sys_mount(fd_path(root->fd).text, plan->stage, NULL, MS_MOVE, NULL);
+
+	if (r < 0)
+		return fail(f, FAIL_ENGINE, "the container's root cannot be put at %s: %s", plan->stage, errno_text(r));
+	sys_umount2(fd_path(root->staging).text, MNT_DETACH); /* the lower tree is as it was, for who binds it */
+	if (plan->clone_flags & CLONE_NEWPID) {
+		r = sys_mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+		if (r < 0)
+			return fail(f, FAIL_ENGINE, "/proc cannot be mounted: %s; an outer container masks parts of it", errno_text(r));
+	}
+	if (plan->over_source) {
+		r = sys_mount(plan->over_source, plan->over_target, NULL, MS_BIND, NULL);
+		if (r < 0 && r != -ENOENT)
+			return fail(f, FAIL_ENGINE, "%s cannot be bound to %s: %s", plan->over_source, plan->over_target, errno_text(r));
+	}
+	return true;
+}
+
 static bool loopback_up(struct failure *f)
 {
 	struct ifreq request = { .ifr_name = "lo" };
@@ -211,7 +233,7 @@ bool ns_setup(const struct plan *plan, struct failure *f)
 		return fail(f, FAIL_ENGINE, "the host name cannot be set: %s", errno_text(r));
 	if (plan->loopback && !loopback_up(f))
 		return false;
-	return enter_root(root.fd, f);
+	return plan->stage ? show_root(plan, &root, f) : enter_root(root.fd, f);
 }
 
 static const struct {

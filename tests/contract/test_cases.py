@@ -15,6 +15,7 @@ from udk.engines.base import Engine
 EXPECTED: dict[str, set[str]] = {
     "namespace": set(),
     "trap": set(),
+    "runc": set(),
 }
 
 

@@ -16,13 +16,16 @@ import pytest
 from tests.support.needs import find, require
 from udk.engines import guard as guard_module
 from udk.engines.guard import NATIVE, spawn
-from udk.engines.namespace import NamespaceEngine
+from udk.engines.select import by_name
 from udk.runtime.spec import Identity, Mount, Root, RunSpec
 
 # test_native.py runs these tests with a guard that checks itself.
 guard_module.GUARD = os.environ.get("UDK_TEST_GUARD", guard_module.GUARD)
 
 HELLO = f"{NATIVE}/udk-hello"
+
+# These tests are the namespace engine's; what another does differently is in docs/engines.md.
+ENGINE = os.environ.get("UDK_TEST_ENGINE", "namespace")
 
 SYSTEM = (
     Mount(kind="proc", target="/proc"),
@@ -94,7 +97,7 @@ class Box:
             **(popen or {}),
         }  # fmt: skip
         spec = self.spec(*argv, **changes)
-        guard: subprocess.Popen[bytes] = spawn(spec, NamespaceEngine().launch(spec), **options)
+        guard: subprocess.Popen[bytes] = spawn(spec, by_name(ENGINE).launch(spec), **options)
         self.guards.append(guard)
         return guard
 

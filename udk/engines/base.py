@@ -25,7 +25,7 @@ class Launch:
     on exec.
     """
 
-    __slots__ = ("argv", "env", "fds", "plan", "subreaper")
+    __slots__ = ("argv", "env", "fds", "limits", "plan", "subreaper")
 
     def __init__(
         self,
@@ -34,12 +34,14 @@ class Launch:
         fds: tuple[int, ...] = (),
         subreaper: bool = True,
         plan: tuple[tuple[str, ...], ...] = (),
+        limits: bool = True,
     ) -> None:
         self.argv = argv
         self.env = env
         self.fds = fds
         self.subreaper = subreaper  # False where a pid namespace already bounds the payload's processes
         self.plan = plan
+        self.limits = limits  # False where the engine itself sets the resource limits, further inside
 
 
 class Engine:

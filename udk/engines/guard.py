@@ -60,7 +60,8 @@ def compile_plan(
         ops.append(("tty",))
     elif not spec.stdin:
         ops.append(("null-stdin",))
-    ops += plan.limits(spec.limits.rlimits)
+    if launch.limits:
+        ops += plan.limits(spec.limits.rlimits)
     if spec.limits.timeout:
         milliseconds = (
             max(1, round(s * 1000)) if s > 0 else 0 for s in (spec.limits.timeout, spec.limits.kill_after)
