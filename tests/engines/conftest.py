@@ -25,7 +25,7 @@ guard_module.GUARD = os.environ.get("UDK_TEST_GUARD", guard_module.GUARD)
 HELLO = f"{NATIVE}/udk-hello"
 
 # These tests are the namespace engine's; what another does differently is in docs/engines.md.
-ENGINE = os.environ.get("UDK_TEST_ENGINE", "namespace")
+ENGINE = os.environ.get("UDK_TEST_ENGINE") or "namespace"
 
 SYSTEM = (
     Mount(kind="proc", target="/proc"),
