@@ -25,7 +25,7 @@ enum message_kind {
 	/* keeper -> guard */
 	MSG_FAILED,  /* value: failure class; text */
 	MSG_TTY,     /* comes with the terminal's master descriptor */
-	MSG_STARTING, /* the set-up is done, the payload may run from now on */
+	MSG_STARTING, /* the set-up is done, the payload may run from now on; value: the keeper's pid below a watcher */
 	MSG_STARTED, /* the payload's exec has happened */
 	MSG_STOPPED, /* value: signal by which the payload was stopped */
 	MSG_ENDED,   /* value: wait status of the payload; usage. All other processes are dead */
@@ -100,5 +100,9 @@ struct outcome {
 long report_outcome(const char *path, const struct outcome *o);
 
 uint64_t now_us(void);
+
+/* How long (us) those who survive leave the end of the container to the keeper, when another of them was killed: it is at
+ * it, too, and at every moment one of them shall be, whoever else is killed. */
+enum { GRACE = 300000 };
 
 #endif

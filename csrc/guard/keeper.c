@@ -6,13 +6,10 @@
 /* How long (us) a signal sent to the whole process group may take to arrive at all of its members. */
 enum { GROUP_WINDOW = 50000 };
 
-/* How long (us) the watcher leaves the end of the container to the keeper. */
-enum { GRACE = 300000 };
-
 struct keeper {
 	struct plan *plan;
 	int socket, signals, proc; /* proc: the host's /proc, to find processes by, or -1 in a pid namespace */
-	int payload;
+	int payload, watcher; /* watcher: the parent, without a pid namespace */
 	bool pid_namespace;
 	/* When a signal reached the keeper itself, and when one was passed on for the guard: a signal to the process group
 	 * reaches guard, keeper and payload, and must not be delivered to the payload once more. 0: none. */
@@ -71,8 +68,8 @@ static void signal_for_keeper(struct keeper *k, const struct signalfd_siginfo *s
 {
 	int sig = (int)s->ssi_signo;
 
-	if (s->ssi_code > 0 || sig == SIGCHLD)
-		return;
+	if (s->ssi_code > 0 || sig == SIGCHLD || (k->watcher && (int)s->ssi_pid == k->watcher))
+		return; /* the watcher's: the parent-death signal */
 	if (k->pid_namespace && s->ssi_pid > 0)
 		pass_on(k, sig);
 	else if (!k->passed[sig] || now_us() - k->passed[sig] > GROUP_WINDOW || !same_group(k))
@@ -147,6 +144,10 @@ NORETURN static void watch(struct keeper *k)
 		}
 		if (child)
 			reap(k);
+		if (k->watcher && sys_getppid() != k->watcher) {
+			end_all(k);
+			sys_exit(0);
+		}
 	}
 }
 
@@ -190,8 +191,7 @@ NORETURN static void stand_watch(struct keeper *k, int keeper)
 				status = WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 125;
 				keeper = 0;
 			}
-		/* The keeper notices, too, that the guard is gone, and ends all and itself: only what it does not do is done here,
-		 * so that at every moment one of the two is at it, should the other be killed. */
+		/* The keeper notices, too, that the guard is gone: only what it does not do is done here. */
 		if (keeper && !deadline && guard_is_gone(k))
 			deadline = now_us() + GRACE;
 		if (!keeper || (deadline && now_us() >= deadline)) {
@@ -213,6 +213,7 @@ static void split(struct keeper *k, struct failure *f)
 		fail(f, FAIL_UDK, "the container's processes cannot be watched over: %s", errno_text(r));
 		give_up(k, f);
 	}
+	k->watcher = (int)sys_getppid();
 	/* one of its own: the two may list at the same time, and a shared one has one position */
 	int shared = k->proc;
 	k->proc = (int)sys_openat(shared, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
@@ -276,7 +277,7 @@ void keeper_main(struct plan *plan, int socket)
 		fail(&f, FAIL_UDK, "signalfd: %s", errno_text(k.signals));
 		give_up(&k, &f);
 	}
-	message_send(socket, MSG_STARTING, 0, NULL, 0, -1);
+	message_send(socket, MSG_STARTING, (int)sys_getpid(), NULL, 0, -1);
 	/* vfork semantics: when this returns here, the payload's exec has happened or has failed and said so. */
 	k.payload = (int)sys_clone_flags(CLONE_VFORK | SIGCHLD);
 	if (k.payload == 0)

@@ -14,10 +14,13 @@ enum { PATIENCE = 999999 /* us */, EXIT_UDK = 125, SOCK_SEQPACKET_CLOEXEC = 5 | 
 struct guard {
 	struct plan plan;
 	char **envp;
-	int socket, signals, keeper;
+	int socket, signals;
+	int keeper; /* our child: the keeper or, without a pid namespace, the watcher */
+	int second; /* the keeper below a watcher, 0 while unknown */
 	bool starting, started, ended, reaped;
 	int status;      /* the payload's wait status; the keeper's own where it ended before it could tell */
 	bool has_others; /* children that this process had before it became the guard: the caller's affair */
+	sigmask ending;  /* signals that end us while there is no payload: those of TERM, INT, HUP, QUIT not ignored */
 	int aborted;     /* signal that came before the payload was there */
 	uint64_t start, deadline, kill_at; /* us; 0: none */
 	struct tty tty;
@@ -55,7 +58,7 @@ static void stop_ourselves(int sig)
 static void on_signal(struct guard *g, const struct signalfd_siginfo *s)
 {
 	int sig = (int)s->ssi_signo;
-	bool ends = sig == SIGTERM || sig == SIGINT || sig == SIGHUP || sig == SIGQUIT;
+	bool ends = g->ending & SIGBIT(sig);
 
 	if (sig == SIGCHLD)
 		return;
@@ -95,6 +98,8 @@ static void on_message(struct guard *g, const struct message *m, int fd)
 		break;
 	case MSG_STARTING:
 		g->starting = true;
+		if (!(g->plan.clone_flags & CLONE_NEWPID))
+			g->second = m->value;
 		break;
 	case MSG_STARTED:
 		g->started = true;
@@ -216,8 +221,12 @@ static void run(struct guard *g)
 /* What a caller may have left behind that would confuse us, and that the payload shall find as it was. */
 static void normalise(struct guard *g)
 {
+	static const int ending[] = { SIGTERM, SIGINT, SIGHUP, SIGQUIT };
 	struct ksigaction old;
 
+	for (size_t i = 0; i < ARRAY_LEN(ending); i++)
+		if (sys_sigaction(ending[i], NULL, &old) < 0 || old.handler != SIG_IGN)
+			g->ending |= SIGBIT(ending[i]);
 	/* where SIGCHLD is ignored, the kernel reaps children itself and their status is lost */
 	if (sys_sigaction(SIGCHLD, NULL, &old) >= 0 && old.handler == SIG_IGN) {
 		sys_signal_default(SIGCHLD, false);
@@ -323,6 +332,23 @@ static void clean_up(struct guard *g, bool again)
 		sys_unlinkat(AT_FDCWD, p->unlink[i], 0);
 }
 
+static void leave_it_to_the_keeper(const struct guard *g)
+{
+	const ktimespec pause = { 0, 2000000 };
+	const uint64_t until = now_us() + GRACE;
+	int status;
+
+	while (g->second && now_us() < until) {
+		long pid;
+		while ((pid = sys_wait4(-1, &status, WNOHANG, NULL)) > 0)
+			if (pid == g->second)
+				return;
+		if (pid == -ECHILD || sys_kill(g->second, 0) < 0)
+			return;
+		sys_nanosleep(&pause);
+	}
+}
+
 /* The keeper's last act takes the kernel as long as its mounts take to dismantle. The layer's removal goes on beside it;
  * then it is waited for, so that no zombie is left to a pid 1 that may not care (in an outer container), but not for
  * ever: a file server that is gone must not hold the payload's status back. */
@@ -370,8 +396,9 @@ static int command_run(const char *fd_text, char **envp)
 		g.deadline = g.start + g.plan.timeout_ms * 1000;
 	start(&g);
 	run(&g);
-	/* Without a pid namespace, orphans of a keeper that died unforeseen are ours now. */
+	/* Without a pid namespace, what a killed watcher leaves is ours now. */
 	if (!g.ended && g.keeper > 0 && !(g.plan.clone_flags & CLONE_NEWPID)) {
+		leave_it_to_the_keeper(&g);
 		long proc = sys_open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
 		if (proc >= 0)
 			kill_container((int)proc, g.plan.cookie, !g.has_others);

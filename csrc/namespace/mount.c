@@ -237,7 +237,7 @@ static bool owner(struct root *root, const struct op *op, struct failure *f)
 	if (r >= 0 && mode && (st.st_mode & S_IFMT) != S_IFLNK)
 		r = *name ? sys_fchmodat(fd, name, (unsigned)mode) : sys_fchmodat(AT_FDCWD, fd_path(fd).text, (unsigned)mode);
 	sys_close(fd);
-	if (r == -ENOENT)
+	if (r == -ENOENT || r == -ENOTDIR)
 		return true;
 	if (r == -EINVAL)
 		return fail(f, FAIL_UDK, "%s: owner %s:%s is outside of the subordinate ids; more of them are needed in /etc/subuid "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 import uuid
@@ -140,6 +141,14 @@ def make_root(path: Path) -> Path:
     (path / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     shutil.copy(HELLO, path / "hello")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_of_a_foreground_job() -> None:
+    """A shell's background job ignores SIGINT and SIGQUIT, and so would every payload."""
+    for sig in (signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(sig) == signal.SIG_IGN:
+            signal.signal(sig, signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -128,9 +128,16 @@ def test_sigkill_leaves_nothing(box: Box, mode: str, victim: str) -> None:
     else:
         chosen = {"guard": pids[:1], "watcher": pids[1:2], "keeper": pids[-1:]}
         for pid in chosen.get(victim, [pids[0], pids[-1]]):
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
     wait_until(lambda: not marked(box.mark), 1.0, "nothing is left")
     assert guard.wait(2) == (-9 if victim in ("guard", "group", "guard and keeper") else 137)
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:  # it was quicker
+        pass
 
 
 def guards(guard: subprocess.Popen[bytes]) -> list[int]:
@@ -159,10 +166,7 @@ def test_random_kills_leave_nothing(box: Box) -> None:
         time.sleep(chance.random() * 0.03)
         pids = guards(guard)
         for pid in chance.sample(pids, chance.choice([1, 1, 2]) if len(pids) > 2 else 1):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+            kill(pid)
         wait_until(lambda: not marked(box.mark), 1.5, f"nothing is left, {mode}, {pids}")
         assert guard.wait(3) in (-9, 125, 137)
 
@@ -180,6 +184,19 @@ def test_daemons_end_with_the_payload(shell: Box, mode: str) -> None:
     done = shell.run("sh", "-c", "/hello daemon 1000000; /hello daemon 1000000; exit 5", pid=mode)
     assert done.returncode == 5
     assert marked(shell.mark) == []
+
+
+def test_an_ignored_signal_does_not_end_the_set_up(box: Box) -> None:
+    """nohup: the caller's session may go at any moment."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    for i in range(20):
+        guard = box.start("/hello", "exit", "0", popen={"preexec_fn": prepare})
+        time.sleep(i * 0.0002)
+        guard.send_signal(signal.SIGHUP)
+        assert finish(guard, 10) == (0, b"")
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])

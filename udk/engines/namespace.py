@@ -232,15 +232,16 @@ def _children(pid: int) -> list[int]:
 
 
 def _container_process(guard: int, patience: float = 10.0) -> int:
-    """The process whose namespaces are the container's: the guard's child, once it has a child itself (before
-    that its root is not made yet). Raises EngineError."""
+    """The process whose namespaces are the container's: the keeper (the guard's child or grandchild), once it
+    has a child itself; before that its root is not made yet. Raises EngineError."""
     import time
 
     deadline = time.monotonic() + patience
     while True:
         for child in _children(guard):
-            if _children(child):
-                return child
+            for keeper in (child, *_children(child)):
+                if _read(f"/proc/{keeper}/comm") in ("udk-init", "udk-keeper") and _children(keeper):
+                    return keeper
         if not os.path.exists(f"/proc/{guard}"):
             raise EngineError(f"the container's process {guard} is gone", "see udk ps")
         if time.monotonic() > deadline:
