@@ -57,6 +57,7 @@ long remove_tree(const char *path)
 	struct level *way;
 	struct stat st;
 	size_t depth = 0;
+	int tries = 0;
 	char sub[256];
 	long r = sys_unlinkat(AT_FDCWD, path, 0);
 
@@ -94,6 +95,8 @@ long remove_tree(const char *path)
 			}
 		} else {
 			r = sys_unlinkat(AT_FDCWD, path, AT_REMOVEDIR);
+			if (r == -ENOTEMPTY && tries++ < 3)
+				continue; /* a listing of a directory that is being emptied may have left something out */
 			break;
 		}
 		if (next < 0) {
