@@ -341,11 +341,12 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
 
 
 def _state_directory(spec: RunSpec) -> str:
-    """A new private directory for the bundle and the runtime's state, in memory where there is /dev/shm."""
+    """A new private directory for the bundle and the runtime's state: beside the upper layer, where the sweep
+    of a run that was killed finds it, else in memory."""
     token = os.urandom(6).hex()
     error: OSError | None = None
     beside = [os.path.realpath(os.path.dirname(spec.root.upper))] if spec.root.upper else []
-    for parent in ("/dev/shm", *beside, os.environ.get("TMPDIR", "/tmp")):
+    for parent in (*beside, "/dev/shm", os.environ.get("TMPDIR", "/tmp")):
         home = f"{parent}/udk-{token}"
         try:
             if os.statvfs(parent).f_flag & os.ST_NOEXEC:  # our init is to be executed there
