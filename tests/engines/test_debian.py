@@ -105,8 +105,15 @@ def joined_output(box: Box, guard: subprocess.Popen[bytes], *argv: str, **change
 @pytest.mark.parametrize("pid", ["private", "host"])
 def test_joining_a_container(shell: Box, pid: str) -> None:
     guard = shell.start(
-        "sh", "-c", "echo made > /made; exec sleep 1000", hostname="joined", network="none", pid=pid
+        "sh",
+        "-c",
+        "echo made > /made; echo ready; exec sleep 1000",
+        hostname="joined",
+        network="none",
+        pid=pid,
     )
+    assert guard.stdout
+    assert guard.stdout.readline() == b"ready\n"
     assert joined_output(shell, guard, "cat", "/made") == "made\n"
     assert joined_output(shell, guard, "hostname") == "joined\n"
     assert joined_output(shell, guard, "ls", "/sys/class/net") == "lo\n"
