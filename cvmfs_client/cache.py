@@ -32,6 +32,8 @@ _CHECK_LIMIT = 64 << 20  # larger objects are checked by their size only, when u
 _REMEMBERED = 1 << 16
 _RESERVE_EVERY = 16 << 20  # bytes stored between looks at the free disk
 _WORKERS = 32
+_SMALL = 256 << 10
+_AHEAD = 256  # tasks waiting, beyond which nothing is fetched ahead
 
 
 class ObjectStore(ForkSafe):
@@ -66,6 +68,7 @@ class ObjectStore(ForkSafe):
         self._pool = Pool(_WORKERS, "cvmfs-fetch")
         self._owners = {d.path: _owners(d.path) for d in tiers}
         self._unlooked = 0
+        self.wait = 0.0  # s that a small object took lately
         self.watchers: list[
             Any
         ] = []  # told of misses: .missed(request), .stored(request), which must not raise
@@ -153,6 +156,19 @@ class ObjectStore(ForkSafe):
         os.close(fd)
         return size
 
+    def ahead(self, requests: Iterable[Request]) -> None:
+        """Starts to bring objects into the cache, if there is time; returns at once, tells of no errors."""
+        for request in requests:
+            if len(self._pool) >= _AHEAD:
+                return
+            self._pool.submit(lambda request=request: self._bring_quietly(request))  # type: ignore[misc]
+
+    def _bring_quietly(self, request: Request) -> None:
+        try:
+            self.bring(request)
+        except (CvmfsError, OSError):
+            pass  # who needs it will be told
+
     def _find(self, request: Request) -> Optional[tuple[int, Directory]]:
         for tier in self.tiers:
             fd = tier.open(request.hash)
@@ -235,8 +251,11 @@ class ObjectStore(ForkSafe):
         if limit and (request.size or 0) > limit:
             directory = None
         sink = Sink(directory, request, self._make_room, stored_only=stored_only)
+        start = time.monotonic()
         try:
             fetcher.fetch(request, sink.put, sink.restart)
+            if sink.size < _SMALL:
+                self.wait = 0.75 * self.wait + 0.25 * (time.monotonic() - start)
             fd, stored = sink.finish(request.hash)
         finally:
             sink.abandon()

@@ -61,7 +61,7 @@ class Copier:
         if self.errors:
             return
         directories = [(local, entry)]
-        turns = threading.Semaphore(4 * self._jobs)
+        turns = threading.Semaphore(8 * self._jobs)
         with ThreadPoolExecutor(self._jobs, "cvmfs-copy") as pool:
 
             def work(path: bytes, found: Entry, place: bytes) -> None:
@@ -77,12 +77,22 @@ class Copier:
                         self._guard(path, lambda p=place: make_directory(p))  # type: ignore[misc]
                         directories.append((place, found))
                         continue
+                    self._fetch_ahead(path, found)
                     turns.acquire()
                     pool.submit(work, path, found, place)
             except CvmfsError as e:
                 self.errors.append((show(real), e))
         for place, found in reversed(directories):
             self._guard(place, lambda p=place, e=found: self._finish(p, e))  # type: ignore[misc]
+
+    def _fetch_ahead(self, path: bytes, entry: Entry) -> None:
+        """Downloads wait for the network, copies for the disk: more of the former are under way."""
+        ahead = getattr(self._repository.store, "ahead", None)
+        if ahead is not None and entry.is_file:
+            try:
+                ahead(self._repository.tree.requests(path, entry))
+            except CvmfsError:
+                pass  # the copy will tell
 
     def _guard(self, path: bytes, action: Callable[[], Any]) -> None:
         try:

@@ -15,8 +15,8 @@ try:
 except ImportError:
     pass
 
-_SMALL = 1 << 20  # bodies up to this size are verified before anything is passed on
-_PIECE = 1 << 20
+_SMALL = 256 << 10  # bodies up to this size are verified before anything is passed on
+_PIECE = 256 << 10
 _ERRORS = (zlib.error, getattr(_inflate, "error", zlib.error))
 
 

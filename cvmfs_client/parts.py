@@ -208,8 +208,9 @@ def make_store(config: Configuration, *, offline: bool, explicit_server: bool, c
 
 
 def _prefetcher_maker(config: Configuration, store: Store) -> Callable[[Repository], Prefetcher] | None:
-    """CVMFS_PREFETCH=no turns fetching ahead off."""
-    if store.fetcher is None or not config.boolean("CVMFS_PREFETCH", True):
+    """CVMFS_PREFETCH=no turns fetching ahead off; with `always` it is on even where answers come at once."""
+    always = config.get("CVMFS_PREFETCH").strip().lower() == "always"
+    if store.fetcher is None or not (always or config.boolean("CVMFS_PREFETCH", True)):
         return None
 
     def make(repository: Repository) -> Prefetcher:

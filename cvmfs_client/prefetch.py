@@ -34,6 +34,7 @@ from .prefetch_walk import WalkPlanner
 from .prefetch_window import Window
 
 _THREADS = 48  # fewer than the connections, so that the reader never waits for one
+_WORTH = 0.002  # s that a small object must take for fetching ahead to pay
 _RECENT = 512  # opens remembered for the planner
 _IDLE = 3.0  # s without events after which the planner thread ends
 _READ = 16 << 20  # bytes of a file that is analysed as a whole
@@ -56,6 +57,8 @@ class Predictor(ForkSafe):
         mount = os.fsencode(config.get("CVMFS_MOUNT_DIR", "/cvmfs"))
         name = os.fsencode(source.fqrn)
         self._mountpoints = tuple(dict.fromkeys((mount + b"/" + name, b"/cvmfs/" + name)))
+        # where answers come at once, planning costs more than it saves
+        self._worth = 0.0 if config.get("CVMFS_PREFETCH").strip().lower() == "always" else _WORTH
         self._bundles = config.boolean("CVMFS_PREFETCH_FILEBUNDLES", True)
         self._trace = Trace(store, source.fqrn)
         self._pool = Pool(_THREADS, "cvmfs-prefetch")
@@ -100,11 +103,15 @@ class Predictor(ForkSafe):
 
     def missed(self, request: Request) -> None:
         """The store has to download something."""
+        if getattr(self._store, "wait", self._worth) < self._worth:
+            return
         if request.path and request.hash.suffix in ("", "P") and request.hash.digest not in self._mine:
             self._tell(_MISS, request.path)
 
     def stored(self, request: Request) -> None:
         """The store has downloaded something."""
+        if getattr(self._store, "wait", self._worth) < self._worth:
+            return
         if request.path and request.hash.suffix in ("", "P") and request.hash.digest not in self._mine:
             self._tell(_ARRIVED, request.path)
 

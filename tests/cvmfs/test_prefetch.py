@@ -58,9 +58,10 @@ class Site:
         )
 
     def open(self, cache: str = "cache", **config: str) -> Repository:
+        values = {"CVMFS_TIMEOUT_DIRECT": "5", "CVMFS_PREFETCH": "always", **config}
         return Repository(
             FQRN, server=f"{self.server.url}/{FQRN}", keys=str(self.keys / f"{FQRN}.pub"), proxy="DIRECT",
-            cache=str(self.tmp / cache), config={"CVMFS_TIMEOUT_DIRECT": "5", **config},
+            cache=str(self.tmp / cache), config=values,
         )  # fmt: skip
 
 
@@ -115,6 +116,21 @@ def test_imports_run_ahead_of_the_interpreter(site: Site) -> None:
     # 67 round trips one by one; the chain has 8 links
     assert times["no"] > 67 * 0.05
     assert times["yes"] < times["no"] / 2
+
+
+def test_where_answers_come_at_once_nothing_is_planned(site: Site) -> None:
+    order = package(site, 2, 6)
+    site.publish()
+    for latency, planned in ((0.0, False), (0.01, True)):
+        site.server.latency = latency
+        with site.open(f"cache-{planned}", CVMFS_PREFETCH="yes") as repository:
+            store: Any = repository.store
+            if not planned:
+                store.wait = -1e9  # however busy the machine is
+            for path in order:
+                repository.read(path)
+            assert repository._prefetcher is not None
+            assert (repository._prefetcher.status()["predicted"] > 0) == planned  # type: ignore[attr-defined]
 
 
 def test_contents_are_those_of_the_tree(site: Site) -> None:
