@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Optional
 
 from .cache_layout import Directory
+from .cache_quota import Quota
 from .errors import CacheError, ConfigError
 from .interfaces import Config
 
@@ -68,7 +69,7 @@ def _bounded(upper: Directory, limit: int) -> int:
         return limit
     if free > limit:
         return limit
-    used = sum(item.size for item in upper.items())
+    used = Quota(upper, 0).used()
     return max(min(limit, int(used + free * _FREE_SHARE)), _MEGABYTE)
 
 

@@ -35,6 +35,7 @@ from .prefetch_window import Window
 
 _THREADS = 48  # fewer than the connections, so that the reader never waits for one
 _WORTH = 0.002  # s that a small object must take for fetching ahead to pay
+_REMEMBERED = 200_000  # paths
 _RECENT = 512  # opens remembered for the planner
 _IDLE = 3.0  # s without events after which the planner thread ends
 _READ = 16 << 20  # bytes of a file that is analysed as a whole
@@ -77,6 +78,7 @@ class Predictor(ForkSafe):
         self._ahead: dict[bytes, int] = {}  # path -> bytes, of what was predicted and not used yet
         self._wanted: set[bytes] = set()  # what was predicted, ever
         self._followed: set[bytes] = set()  # what was looked into
+        self._seen: set[bytes] = set()  # what the reader has opened
         self._mine: set[bytes] = set()  # digests that prefetching itself downloads
         self._waiting: collections.deque[bytes] = collections.deque()
         self._guesses: set[bytes] = set()
@@ -97,6 +99,7 @@ class Predictor(ForkSafe):
     def opened(self, path: bytes, entry: Any) -> None:
         """A file is about to be read by the payload. Cheap while nothing is missing."""
         self._recent.append(path)
+        self._seen.add(path)
         self._trace.opened(path)
         if self._ahead and self._ahead.pop(path, None) is not None:
             self._tell(_WANTED, path)
@@ -131,6 +134,9 @@ class Predictor(ForkSafe):
     def status(self) -> dict[str, Any]:
         """Counters, JSON-able."""
         return {**self.counters, "waiting": len(self._waiting), "ahead_bytes": self._window.ahead}
+
+    def _was_opened(self, path: bytes) -> bool:
+        return path in self._seen
 
     # --- the planner thread
 
@@ -175,7 +181,7 @@ class Predictor(ForkSafe):
             if self._is_library(path):
                 self._want(path, sure=True)  # the loader maps all of it: the other pieces too
         elif kind == _ARRIVED:
-            self._follow(path, sure=path not in self._guesses or self._trace.has(path))
+            self._follow(path, sure=path not in self._guesses or self._was_opened(path))
         elif kind == _WANTED:
             self.counters["used"] += 1
             self._window.used(path)
@@ -183,6 +189,9 @@ class Predictor(ForkSafe):
                 self._ascertain(path)
                 self._guess_package(path)
         self._pump()
+        for grown in (self._wanted, self._followed, self._seen):
+            if len(grown) > _REMEMBERED:
+                grown.clear()
 
     def _guess_package(self, path: bytes) -> None:
         for guess, follow in self._walk.package(path):
@@ -273,7 +282,7 @@ class Predictor(ForkSafe):
                 if path not in self._unfollowed:
                     self._tell(_ARRIVED, path)  # what is here already leads further, too
                 continue
-            if not self._trace.has(path):
+            if not self._was_opened(path):
                 self._window.started(path, entry.size, guess=guess)
                 self._ahead[path] = entry.size
                 self.counters["predicted"] += 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 
 from .errors import CvmfsError
@@ -13,6 +14,8 @@ from .interfaces import Store
 
 _LONGEST = 5_000
 _SHORTEST = 8  # opens that are worth being remembered
+_START = 60.0  # s that the start of a program may take: what comes later is its work, different each time
+_PAUSE = 5.0  # s without an open after which it has started
 
 
 class Trace:
@@ -25,16 +28,22 @@ class Trace:
         self._paths: dict[bytes, None] = {}
         self._recalled: list[bytes] | None = None
         self._saved = 0
+        self._first = self._last = 0.0
+        self._ended = False
 
     def opened(self, path: bytes) -> None:
         """Notes an open."""
         paths = self._paths
-        if path not in paths and len(paths) < _LONGEST:
-            paths[path] = None
-
-    def has(self, path: bytes) -> bool:
-        """Whether this run has opened ``path``."""
-        return path in self._paths
+        if self._ended or path in paths:
+            return
+        now = time.monotonic()
+        if not paths:
+            self._first = self._last = now
+        if now - self._first > _START or now - self._last > _PAUSE or len(paths) >= _LONGEST:
+            self._ended = True
+            return
+        self._last = now
+        paths[path] = None
 
     def expected(self) -> Iterator[bytes]:
         """Paths of the last run, once; nothing where there was none."""

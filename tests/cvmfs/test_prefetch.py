@@ -16,6 +16,7 @@ import pytest
 
 from cvmfs_client.errors import CvmfsError
 from cvmfs_client.prefetch_python import PythonPlanner
+from cvmfs_client.prefetch_trace import Trace
 from cvmfs_client.prefetch_window import Window
 from cvmfs_client.publish import Options, RepositoryKeys, publish
 from cvmfs_client.repository import Repository
@@ -290,3 +291,40 @@ def test_window() -> None:
     assert window.admits(55, guess=True)
     window.used(b"unknown")
     assert window.ahead == 50
+
+
+def test_stale_predictions_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("cvmfs_client.prefetch_window.time.monotonic", lambda: now[0])
+    window = Window(100, 10, 0.5)
+    window.started(b"a", 100, guess=False)
+    assert not window.admits(50, guess=False)
+    now[0] = 61.0
+    assert window.admits(50, guess=False) and window.ahead == 0
+
+
+def test_a_trace_is_of_the_start_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    saved: dict[str, bytes] = {}
+
+    class Memory:
+        def load_state(self, fqrn: str, name: str) -> bytes | None:
+            return saved.get(name)
+
+        def save_state(self, fqrn: str, name: str, data: bytes) -> None:
+            saved[name] = data
+
+    monkeypatch.setattr("cvmfs_client.prefetch_trace.time.monotonic", lambda: now[0])
+    store: Any = Memory()
+    trace = Trace(store, FQRN)
+    for i in range(20):
+        now[0] += 1.0
+        trace.opened(b"/start%d" % i)
+    now[0] += 10.0  # the program waits for its work
+    for i in range(20):
+        trace.opened(b"/work%d" % i)
+    trace.save()
+    again = Trace(store, FQRN)
+    again.opened(b"/start0")
+    assert list(again.expected()) == [b"/start%d" % i for i in range(20)]
+    assert list(again.expected()) == []
