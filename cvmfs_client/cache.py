@@ -33,6 +33,7 @@ _REMEMBERED = 1 << 16
 _RESERVE_EVERY = 16 << 20  # bytes stored between looks at the free disk
 _WORKERS = 32
 _SMALL = 256 << 10
+_LINGER = 0.5  # s that closing may take for downloads to finish
 _AHEAD = 256  # tasks waiting, beyond which nothing is fetched ahead
 
 
@@ -331,6 +332,7 @@ class ObjectStore(ForkSafe):
     def close(self) -> None:
         """Writes down what is kept for others, gives up locks. The fetcher is not closed."""
         self._pool.cancel()
+        self._pool.finish(_LINGER)
         self.state.flush()
         if self.quota is not None:
             self.quota.close()

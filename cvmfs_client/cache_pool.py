@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import threading
+import time
 from typing import Callable, Optional
 
 from .forksafe import ForkSafe
@@ -25,9 +26,12 @@ class Pool(ForkSafe):
     def _renew(self) -> None:
         self._tasks: collections.deque[Callable[[], object]] = collections.deque()
         self._urgent: collections.deque[Callable[[], object]] = collections.deque()
-        self._condition = threading.Condition()
+        lock = threading.Lock()
+        self._condition = threading.Condition(lock)  # there is a task
+        self._calm = threading.Condition(lock)  # no task runs
         self._threads = 0
         self._waiting = 0
+        self._running = 0
 
     def _after_fork(self) -> None:
         self._renew()
@@ -58,6 +62,10 @@ class Pool(ForkSafe):
             if task is None:
                 return
             task()
+            with self._condition:
+                self._running -= 1
+                if not self._running:
+                    self._calm.notify_all()
 
     def _take(self) -> Optional[Callable[[], object]]:
         with self._condition:
@@ -68,4 +76,12 @@ class Pool(ForkSafe):
                 if not notified and not len(self):
                     self._threads -= 1
                     return None
+            self._running += 1
             return self._urgent.popleft() if self._urgent else self._tasks.popleft()
+
+    def finish(self, timeout: float) -> None:
+        """Waits up to ``timeout`` s for the tasks that are running; call :meth:`cancel` before."""
+        deadline = time.monotonic() + timeout
+        with self._calm:
+            while self._running and time.monotonic() < deadline:
+                self._calm.wait(max(0.0, deadline - time.monotonic()))

@@ -36,6 +36,7 @@ from .prefetch_window import Window
 _THREADS = 48  # fewer than the connections, so that the reader never waits for one
 _WORTH = 0.002  # s that a small object must take for fetching ahead to pay
 _REMEMBERED = 200_000  # paths
+_LINGER = 0.5  # s that closing may take for downloads to finish
 _RECENT = 512  # opens remembered for the planner
 _IDLE = 3.0  # s without events after which the planner thread ends
 _READ = 16 << 20  # bytes of a file that is analysed as a whole
@@ -126,6 +127,8 @@ class Predictor(ForkSafe):
             self._arrivals.clear()
             self._condition.notify()
         self._pool.cancel()
+        # what is under way would be downloaded again by others, who wait for it now
+        self._pool.finish(_LINGER)
         watchers = getattr(self._store, "watchers", None)
         if watchers is not None and self in watchers:
             watchers.remove(self)
