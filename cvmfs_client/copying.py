@@ -57,7 +57,7 @@ class Copier:
         if not entry.is_dir:
             self._try(real, entry, local)
             return
-        self._guard(real, lambda: make_directory(local))
+        self._guard(local, lambda: make_directory(local))
         if self.errors:
             return
         directories = [(local, entry)]

@@ -21,7 +21,7 @@ from ..hash import (
 )
 from . import history
 from .history import REF_CATALOG, REF_HISTORY, Reflog
-from .keys import RepositoryKeys
+from .keys import RepositoryKeys, check_days
 from .objects import ObjectStorage, PublishError
 from .previous import read_manifest
 from .publisher import publisher_lock, write_file, write_manifest
@@ -52,6 +52,7 @@ def collect(
 
     Raises PublishError, ConfigError, UsageError; nothing is removed then. May be killed at any moment: what
     is left over is found by the next collection."""
+    check_days(days)
     fields, storage, keys = _open(repository, keys)
     with publisher_lock(repository, fields["N"]):
         storage.prepare()
@@ -205,6 +206,7 @@ def _sweep(storage: ObjectStorage, marker: _Marker, *, dry_run: bool) -> tuple[i
 
 def renew_whitelist(repository: str, *, keys: str | RepositoryKeys, days: float = 30) -> None:
     """Signs a new whitelist, valid for ``days``. Raises ConfigError without the master key."""
+    check_days(days)
     fields, storage, keys = _open(repository, keys)
     with publisher_lock(repository, fields["N"]):
         storage.prepare()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _BITS = 2048
 _CERTIFICATE_DAYS = 30 * 365
+_MOST_DAYS = 1_000_000  # dates have four digits for the year
 # DER of DigestInfo for SHA-1, up to the digest (RFC 8017, 9.2 note 1)
 _SHA1_INFO = bytes.fromhex("3021300906052b0e03021a05000414")
 
@@ -146,6 +147,12 @@ class RepositoryKeys:
     @property
     def can_sign_whitelist(self) -> bool:
         return self._master is not None
+
+
+def check_days(days: float) -> None:
+    """Refuses durations that are no number, negative, or beyond what a whitelist can say: UsageError."""
+    if not 0 <= days <= _MOST_DAYS:
+        raise UsageError(f"{days:g} days cannot be", f"use 0 to {_MOST_DAYS}")
 
 
 def check_fqrn(fqrn: str) -> None:

@@ -30,12 +30,13 @@ from ..hash import (
 from . import catalogs, history
 from .catalogs import NO_HASH, CatalogRef
 from .history import REF_CATALOG, REF_CERTIFICATE, REF_HISTORY, REF_METAINFO, Reflog, TagRow
-from .keys import RepositoryKeys, check_fqrn
+from .keys import RepositoryKeys, check_days, check_fqrn
 from .objects import ObjectStorage, PublishError, Stored
 from .previous import PreviousRevision, read_manifest
 from .tree import Node, Tree, scan
 
 ROOT_PATH_HASH = "d41d8cd98f00b204e9800998ecf8427e"
+_NO_ID = (1 << 32) - 1  # what chown takes for "leave it"
 _ATTEMPTS = 3  # at a file that changes while it is read
 
 
@@ -122,6 +123,15 @@ def _check_options(options: Options, tag: str) -> None:
         raise UsageError(
             f"a chunk size of {options.chunk_size} bytes is too small", "use 4096 or more, or 0 for none"
         )
+    if not 1 <= options.level <= 9:
+        raise UsageError(f"there is no level of compression {options.level}", "use 1 to 9")
+    if not 0 < options.ttl < 1 << 31:
+        raise UsageError(f"a time to live of {options.ttl} s cannot be", "use e.g. 240")
+    if options.catalog_entries < 0:
+        raise UsageError(f"catalogs of {options.catalog_entries} entries cannot be", "use 0 for no limit")
+    if options.owner is not None and max(options.owner) >= _NO_ID:
+        raise UsageError(f"the owner {options.owner[0]}:{options.owner[1]} cannot be: ids have 32 bits")
+    check_days(options.whitelist_days)
     if tag in (history.TRUNK, history.TRUNK_PREVIOUS) or any(c.isspace() or not c.isprintable() for c in tag):
         raise UsageError(f"{tag!r} cannot be the name of a tag")
 

@@ -208,6 +208,11 @@ def test_cp(cvmfs: Command) -> None:
     assert not list(top.rglob(".part-*"))
 
 
+def test_cp_names_the_place_that_is_missing(cvmfs: Command) -> None:
+    done = cvmfs.run("cp", "-r", f"{FQRN}:/", "/nonexistent/copy", status=1)
+    assert b"/nonexistent/copy" in done.stderr
+
+
 def test_cp_reports_what_failed(cvmfs: Command) -> None:
     identity = next(r["hash"] for r in cvmfs.json("stat", f"{FQRN}:/bin/tool"))
     cvmfs.published.server.fault(f"/data/{identity[:2]}/{identity[2:]}", "flip")

@@ -123,6 +123,34 @@ def test_refusals(tmp_path: Path, keys: str) -> None:
     assert made.objects() == before
 
 
+@pytest.mark.parametrize("days", [float("nan"), float("inf"), -1.0, 1e12])
+def test_durations_that_cannot_be(tmp_path: Path, keys: str, days: float) -> None:
+    made = History(tmp_path, keys)
+    before = made.objects()
+    with pytest.raises(UsageError, match="days cannot be"):
+        made.collect(days=days)
+    with pytest.raises(UsageError, match="days cannot be"):
+        renew_whitelist(str(made.repository), keys=keys, days=days)
+    assert made.objects() == before
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Options(level=99),
+        Options(ttl=-1),
+        Options(ttl=1 << 31),
+        Options(catalog_entries=-5),
+        Options(owner=(1 << 32, 0)),
+        Options(whitelist_days=1e300),
+    ],
+)
+def test_options_that_cannot_be(tmp_path: Path, keys: str, wrong: Options) -> None:
+    with pytest.raises(UsageError, match=r"cannot be|no level"):
+        publish(str(tmp_path), str(tmp_path / FQRN), fqrn=FQRN, keys=keys, options=wrong)
+    assert not (tmp_path / FQRN).exists()
+
+
 def test_a_damaged_catalog_stops_everything(tmp_path: Path, keys: str) -> None:
     made = History(tmp_path, keys)
     name = made.roots[1]
