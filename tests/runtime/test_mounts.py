@@ -112,8 +112,9 @@ def test_other_mounts() -> None:
     assert mounts.mount("type=volume,target=/v") is None and mounts.mount("dst=/v") is None
     assert mounts.volume_target("type=volume,target=/v/") == "/v"
     assert mounts.tmpfs("/t:rw,size=50%,mode=755,noexec") == Mount(
-        kind="tmpfs", target="/t", options=("size=50%", "mode=755")
+        kind="tmpfs", target="/t", options=("size=50%", "mode=755", "noexec")
     )
+    assert mounts.tmpfs("/t:rw,exec").options == ()
     assert mounts.tmpfs("/t:size=1k,ro") == Mount(
         kind="tmpfs", target="/t", options=("size=1024",), readonly=True
     )

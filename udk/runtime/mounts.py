@@ -200,9 +200,11 @@ def tmpfs(text: str) -> Mount:
             options.append(word)
         elif word in _TMPFS:
             readonly = readonly or word == "ro"
+            if word == "noexec":
+                options.append(word)
         else:
             raise UsageError(
-                f"--tmpfs {text}: unknown option {word!r}", "known: size=, mode=, uid=, gid=, ro"
+                f"--tmpfs {text}: unknown option {word!r}", "known: size=, mode=, uid=, gid=, ro, noexec"
             )
     target = target_path(path, f"--tmpfs {text}")
     return Mount(kind="tmpfs", target=target, options=tuple(options), readonly=readonly)
