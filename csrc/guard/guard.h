@@ -88,6 +88,14 @@ void tty_finish(struct tty *t); /* what is left of the output, then the terminal
 bool has_terminal(void); /* on the host, before any namespace is entered */
 long forbid_typing(void);
 
+/* confine.c: what a confined payload can reach from now on, and what its kernel can do about it (docs/security.md). Needs
+ * no_new_privs, or to be root of the user namespace. tty: the payload's own terminal, or -1. */
+bool confine(const struct plan *plan, int tty, struct failure *f);
+/* Just before exec: nothing that was inherited stays open but 0, 1, 2 and what the program needs. */
+bool confine_descriptors(const struct plan *plan, struct failure *f);
+/* The version of the kernel's Landlock; 0 when there is none. */
+unsigned landlock_abi(void);
+
 /* report.c */
 struct outcome {
 	int status; /* exit status of udk */

@@ -2,6 +2,7 @@
  *
  *   udk-guard run FD [words for ps]   execute the plan in descriptor FD
  *   udk-guard remove FD               remove the plan's paths, with its id maps
+ *   udk-guard landlock                exits with the version of the kernel's Landlock, 0 without one
  *   udk-guard kill COOKIE             kill every process whose environment has UDK_COOKIE=COOKIE
  */
 #include "guard/guard.h"
@@ -449,6 +450,8 @@ int main(int argc, char **argv, char **envp)
 {
 	if (argc >= 3 && str_eq(argv[1], "run"))
 		return command_run(argv[2], envp);
+	if (argc == 2 && str_eq(argv[1], "landlock"))
+		return (int)MIN(landlock_abi(), 100U);
 	if (argc == 3 && str_eq(argv[1], "remove"))
 		return command_remove(argv[2], envp);
 	if (argc == 3 && str_eq(argv[1], "kill") && argv[2][0])

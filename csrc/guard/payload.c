@@ -195,11 +195,14 @@ void payload_main(struct plan *p, const struct handover *h)
 		give_up(h, &f);
 	}
 	/* No new privileges, or still root of the user namespace: either allows a filter. */
-	if (p->new_privileges && h->shares_terminal)
+	if (!p->new_privileges)
+		privileges(p);
+	if (h->shares_terminal)
 		forbid_typing();
-	privileges(p);
-	if (!p->new_privileges && h->shares_terminal)
-		forbid_typing();
+	if (!confine(p, h->tty >= 0 ? 0 : -1, &f))
+		give_up(h, &f);
+	if (p->new_privileges)
+		privileges(p);
 	if (!identity(p, &f))
 		give_up(h, &f);
 	/* After the ids: a change of ids clears it. */
@@ -211,6 +214,8 @@ void payload_main(struct plan *p, const struct handover *h)
 			sys_signal_default(sig, false);
 		else if (p->ignored_signals & SIGBIT(sig))
 			sys_signal_default(sig, true);
+	if (!confine_descriptors(p, &f))
+		give_up(h, &f);
 	sys_sigprocmask(SIG_SETMASK, &p->signals, NULL);
 	execute(p, &f);
 	give_up(h, &f);

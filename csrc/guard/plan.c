@@ -7,7 +7,7 @@ enum field {
 	F_ARG, F_ENV, F_PROGRAM, F_CWD, F_NULL_STDIN, F_TTY, F_LIMIT, F_SIGMASK, F_DEFAULTS, F_NEW_PRIVILEGES, F_IDS,
 	F_GROUP, F_KEEP_CAPS, F_COOKIE, F_TIMEOUT, F_STOP_SIGNAL, F_STATS, F_REMOVE, F_UNLINK, F_FALLBACK,
 	F_CLONE, F_MAP_UID, F_MAP_GID, F_MAP_TOOLS, F_LOWER, F_UPPER, F_PLAIN, F_HOSTNAME, F_LOOPBACK, F_DRY, F_JOIN, F_STAGE,
-	F_OVER,
+	F_OVER, F_CONFINE, F_KEEP_FD, F_LANDLOCK, F_LANDLOCK_PATH,
 	F_OP,
 };
 
@@ -48,6 +48,10 @@ static const struct {
 	{ "join", F_JOIN, 1, 0 },
 	{ "stage", F_STAGE, 1, 0 },
 	{ "over", F_OVER, 2, 0 },
+	{ "confine", F_CONFINE, 1, 0 },
+	{ "keep-fd", F_KEEP_FD, 1, 0 },
+	{ "landlock", F_LANDLOCK, 2, 0 },
+	{ "landlock-path", F_LANDLOCK_PATH, 2, 0 },
 	{ "bind", F_OP, 3, OP_BIND },
 	{ "file", F_OP, 3, OP_FILE },
 	{ "tmpfs", F_OP, 3, OP_TMPFS },
@@ -81,6 +85,18 @@ static bool add_map(struct id_map *maps, size_t *n, char **a)
 	    !number(a[2], 10, UINT32_MAX, &count))
 		return false;
 	maps[(*n)++] = (struct id_map){ (uint32_t)inside, (uint32_t)outside, (uint32_t)count };
+	return true;
+}
+
+/* The letters of a word as bits, by their place in `known`; false where one is not there. */
+static bool letters(const char *text, const char *known, unsigned *out)
+{
+	for (; *text; text++) {
+		const char *at = str_chr(known, *text);
+		if (!at)
+			return false;
+		*out |= 1U << (at - known);
+	}
 	return true;
 }
 
@@ -159,6 +175,22 @@ static bool take(struct plan *p, enum field field, char **a)
 		p->over_source = a[0];
 		p->over_target = a[1];
 		return a[0][0] == '/' && a[1][0] == '/';
+	case F_CONFINE: return letters(a[0], "aund", &p->confine);
+	case F_KEEP_FD:
+		if (p->n_kept == MAX_KEPT || !number(a[0], 10, INT32_MAX, &v))
+			return false;
+		p->kept[p->n_kept++] = (int)v;
+		return true;
+	case F_LANDLOCK:
+		if (!number(a[0], 10, 999, &v))
+			return false;
+		p->landlock_abi = (unsigned)v;
+		return letters(a[1], "fnas", &p->landlock);
+	case F_LANDLOCK_PATH: {
+		unsigned ignored = 0;
+		p->reach[p->n_reach++] = (struct reach){ a[0], a[1] };
+		return a[0][0] == '/' && letters(a[1], "rlxwio", &ignored);
+	}
 	case F_OP: return true;
 	}
 	return false;
@@ -184,7 +216,8 @@ const char *plan_read(int fd, struct plan *p)
 	/* no list is longer than the number of strings; pages not touched cost nothing */
 	char **lists = allocate(6 * (strings + 1) * sizeof *lists);
 	p->ops = allocate((strings + 1) * sizeof *p->ops);
-	if (!lists || !p->ops)
+	p->reach = allocate((strings + 1) * sizeof *p->reach);
+	if (!lists || !p->ops || !p->reach)
 		return "no memory for the plan";
 	p->argv = lists;
 	p->env = lists + strings + 1;

@@ -30,11 +30,30 @@ struct op {
 	const char *arg[4];
 };
 
+/* A file or directory that stays reachable under Landlock. */
+struct reach {
+	const char *path, *rights; /* letters: r read, l list only, x execute, w write and create, i ioctl of devices, o may be missing */
+};
+
+/* What `confine` asks for; confine.c does it. */
+enum confine_flags {
+	CONFINE_CALLS = 1,   /* a: no foreign system-call architectures, no io_uring */
+	CONFINE_UNIX = 2,    /* u: no AF_UNIX socket that could be connected to a pathname */
+	CONFINE_NETWORK = 4, /* n: no socket of another family */
+	CONFINE_FDS = 8,     /* d: no inherited descriptors but 0, 1, 2, and no directory among those */
+};
+enum landlock_flags {
+	LANDLOCK_FILES = 1,    /* f: files, by the paths of landlock-path; without Landlock the run is refused */
+	LANDLOCK_TCP = 2,      /* n: no TCP, where the kernel can */
+	LANDLOCK_ABSTRACT = 4, /* a: no abstract sockets of processes outside, where the kernel can */
+	LANDLOCK_SIGNALS = 8,  /* s: no signals to processes outside, where the kernel can */
+};
+
 struct id_map {
 	uint32_t inside, outside, count;
 };
 
-enum { MAX_LOWER = 256, MAX_MAPS = 32, MAX_LIMITS = 32, MAX_GROUPS = 256 };
+enum { MAX_LOWER = 256, MAX_MAPS = 32, MAX_LIMITS = 32, MAX_GROUPS = 256, MAX_KEPT = 16 };
 
 struct plan {
 	/* the payload */
@@ -54,6 +73,12 @@ struct plan {
 	bool set_ids;          /* uid, gid and groups are to be set (else the mapping already shows them) */
 	uint32_t uid, gid, groups[MAX_GROUPS];
 	size_t n_groups;
+	unsigned confine, landlock; /* enum confine_flags, landlock_flags */
+	unsigned landlock_abi; /* the newest to be used */
+	struct reach *reach;
+	size_t n_reach;
+	int kept[MAX_KEPT]; /* descriptors that CONFINE_FDS spares: the program's own */
+	size_t n_kept;
 	uint64_t keep_caps; /* what stays in the bounding set of a payload in a user namespace of its own */
 
 	/* the guard */

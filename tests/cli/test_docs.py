@@ -13,7 +13,7 @@ from udk.cli import reference, table
 DOCS = REPOSITORY / "docs"
 
 
-@pytest.mark.parametrize("name", ["cli.md", "environment.md"])
+@pytest.mark.parametrize("name", ["cli.md", "environment.md", "security.md"])
 def test_generated_tables_are_current(name: str) -> None:
     text = (DOCS / name).read_text(encoding="utf-8")
     assert text == reference.rewrite(text), f"run: python -m udk.cli.reference docs/{name}"

@@ -119,7 +119,7 @@ def test_no_such_verb() -> None:
 
 
 def test_table_is_consistent() -> None:
-    kinds = {"flag", "value", "list", "ignored", "ignored-flag", "refused", "refused-flag"}
+    kinds = {"flag", "value", "list", "optional", "ignored", "ignored-flag", "refused", "refused-flag"}
     for verb, (_, summary, rows, _, examples) in table.VERBS.items():
         assert summary[0].isupper() and not summary.endswith("."), verb
         assert all(e.startswith(("udk", "eval", "id=")) for e in examples) and examples, verb

@@ -48,6 +48,18 @@ def test_commands_that_cannot_be_run(udk: Udk, box: str, command: str, status: i
     assert command in udk.fails("run", box, command, status=status)
 
 
+def test_confinement_is_told_and_done(udk: Udk, box: str) -> None:
+    said = json.loads(udk.ok("run", "--confine", "--dry-run", box, "true"))
+    assert said["confine"] == "on" and said["confinement"]["engine"] in ("namespace", "trap")
+    assert said["confinement"]["not_stopped"] and "read" not in said["confinement"]["not_stopped"]
+    done = udk("run", "--confine", "--network", "none", box, "sh", "-c", "echo x > /new; cat /new; exit 3")
+    assert (done.status, done.out, done.err) == (3, b"x\n", b"")
+    assert "weakly" in udk.fails("run", "--confine=weakly", box, "true")
+    rows = {row["engine"]: row for row in json.loads(udk.ok("doctor", "--json"))}
+    assert rows["namespace"]["confine"].startswith("by namespaces")
+    assert "by Landlock" in rows["trap"]["confine"] or rows["trap"]["confine"].startswith("no")
+
+
 def test_arguments_arrive_as_they_are(udk: Udk, box: str) -> None:
     words = ["", " ", "a b", "-v", "--rm", "é", "$HOME", "*", "\n", "\udcff"]
     done = udk("run", box, "sh", "-c", 'for a; do printf "[%s]" "$a"; done', "sh", *words)

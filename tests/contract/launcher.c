@@ -2,6 +2,7 @@
  *
  *   denied   no user namespaces, no ptrace: EPERM, as in many containers and on many nodes
  *   old      ENOSYS for every system call newer than Linux 3.10
+ *   nolandlock   a kernel without Landlock, and no user namespaces
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,6 +28,11 @@ int main(int argc, char **argv)
 		IF(435 /* clone3 */, 1), RET(SECCOMP_RET_ERRNO | ENOSYS), IF(SYS_clone, 3), LOAD(16),
 		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_NEWUSER, 0, 1), RET(SECCOMP_RET_ERRNO | EPERM), RET(SECCOMP_RET_ALLOW),
 	};
+	struct sock_filter nolandlock[] = {
+		LOAD(0), IF(444 /* landlock_create_ruleset */, 1), RET(SECCOMP_RET_ERRNO | EOPNOTSUPP),
+		IF(435 /* clone3 */, 1), RET(SECCOMP_RET_ERRNO | ENOSYS), IF(SYS_clone, 3), LOAD(16),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_NEWUSER, 0, 1), RET(SECCOMP_RET_ERRNO | EPERM), RET(SECCOMP_RET_ALLOW),
+	};
 	struct sock_filter old[] = {
 		LOAD(0), BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, FIRST_NEWER, 0, 1), RET(SECCOMP_RET_ERRNO | ENOSYS),
 		RET(SECCOMP_RET_ALLOW),
@@ -36,6 +42,7 @@ int main(int argc, char **argv)
 	if (argc < 3)
 		return 2;
 	p = !strcmp(argv[1], "old") ? (struct sock_fprog){ sizeof old / sizeof *old, old }
+	    : !strcmp(argv[1], "nolandlock") ? (struct sock_fprog){ sizeof nolandlock / sizeof *nolandlock, nolandlock }
 				    : (struct sock_fprog){ sizeof denied / sizeof *denied, denied };
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p)) {
 		perror("launcher");

@@ -17,6 +17,8 @@ EXPECTED: dict[str, set[str]] = {
     "trap": set(),
     "runc": set(),
 }
+# And what --confine keeps from it.
+CONFINED: dict[str, set[str]] = {}
 
 
 def snapshot(tree: Path) -> str:
@@ -46,6 +48,16 @@ def test_cases(engine: Engine, arena: Arena, programs: dict[str, str], build: st
     assert failed <= EXPECTED[engine.name], done.stdout
     assert " passed, " in done.stdout, done.stdout
     assert snapshot(arena.root) == before
+
+
+@pytest.mark.slow
+def test_cases_in_confinement(engine: Engine, arena: Arena, programs: dict[str, str]) -> None:
+    """A payload that stays inside notices little of it."""
+    env = {"CONTRACT_FAKE_ROOT": "1"} if engine.name == "trap" else {}
+    done = arena.run(engine, programs["glibc"], env=env, confine="allow-unix")
+    failed = {line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("FAIL ")}
+    assert failed <= EXPECTED[engine.name] | CONFINED.get(engine.name, set()), done.stdout
+    assert " passed, " in done.stdout, done.stdout
 
 
 # Natively absent on such a node, or what the cases use themselves to judge.

@@ -319,7 +319,6 @@ def test_what_it_cannot_do_is_said(box: Box) -> None:
     assert against() == ""
     assert "pid namespace" in against(pid="host")
     assert "identity layer" in against(engine="R2")
-    assert "confinement" in against(confine="yes")
     assert "/dev" in against(mounts=(SYSTEM[0],), system=False)
     odd = b"/tmp/\xff".decode("utf-8", "surrogateescape")
     assert "UTF-8" in against(mounts=(Mount(source=odd, target="/x"),))

@@ -150,7 +150,6 @@ def test_what_is_refused(box: Box) -> None:
 
     assert reasons() == ""
     assert "subordinate" in reasons(identity=as_root(subids=True))
-    assert "confinement" in reasons(confine="strict")
     assert "several" in reasons(root=Root(lower=("/a", "/b")))
 
 

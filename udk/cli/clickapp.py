@@ -23,6 +23,7 @@ CHOICES = {
     "pull": ("missing", "always", "never"),
     "network": ("host", "none"),
     "pid": ("private", "host"),
+    "confine": ("allow-unix",),
     "type": ("image", "container"),
     "platform": (
         "linux/amd64",
@@ -143,6 +144,8 @@ def _option(row: tuple[str, str, str, str]) -> click.Option:
     hidden = kind.startswith(("ignored", "refused"))
     if kind.endswith("flag"):
         return click.Option(names, is_flag=True, default=None, help=text, hidden=hidden)
+    if kind == "optional":
+        return click.Option(names, metavar=f"[{metavar}]", is_flag=False, flag_value="true", help=text)
     return click.Option(
         names,
         metavar=metavar,

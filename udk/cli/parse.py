@@ -27,8 +27,8 @@ def parse(
 ) -> tuple[dict[str, Any], list[str]]:
     """The options given, and the words that are none.
 
-    ``flag`` options give bool, ``value`` str, ``list`` list[str]; an option not given is not in the result.
-    Raises UsageError naming the option and ``command``."""
+    ``flag`` options give bool, ``value`` and ``optional`` str, ``list`` list[str]; an option not given is not
+    in the result. Raises UsageError naming the option and ``command``."""
     table = {spelling: row for row in rows for spelling in row[0].split()}
     given: dict[str, Any] = {}
     words: list[str] = []
@@ -52,6 +52,9 @@ def parse(
                 raise unknown(name, table, command)
             if row[1].endswith("flag"):
                 _store(given, row, name, _truth(value, name, command) if equals else True, command)
+                continue
+            if row[1] == "optional":
+                _store(given, row, name, value if equals else "true", command)
                 continue
             if not equals:
                 if i == n:
@@ -88,7 +91,7 @@ def _store(given: dict[str, Any], row: Row, name: str, value: Any, command: str)
     kind = row[1]
     if kind == "list":
         given.setdefault(key(row[0]), []).append(value)
-    elif kind in ("flag", "value"):
+    elif kind in ("flag", "value", "optional"):
         given[key(row[0])] = value
     elif kind[:7] == "refused" and value is not False:
         raise UsageError(f"{name} is not supported by {command}", row[3])

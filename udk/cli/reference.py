@@ -1,7 +1,8 @@
 """The reference tables of the documentation, generated from the option table and the settings.
 
-``python -m udk.cli.reference docs/cli.md docs/environment.md`` rewrites what is between ``<!-- options VERB
--->`` or ``<!-- settings -->`` and ``<!-- end -->``; a test fails when a file says anything else.
+``python -m udk.cli.reference docs/cli.md docs/environment.md docs/security.md`` rewrites what is between
+``<!-- options VERB -->``, ``<!-- settings -->`` or ``<!-- confinement -->`` and ``<!-- end -->``; a test
+fails when a file says anything else.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import sys
 from pathlib import Path
 
 from udk.cli import table
+from udk.engines import confine
 
-BLOCK = re.compile(r"(<!-- (options|settings)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (options|settings|confinement)(?: (\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def options(verb: str) -> str:
@@ -23,7 +25,7 @@ def options(verb: str) -> str:
     else:
         usage, _, rows, _, examples = table.VERBS[verb]
         lines = ["```sh", *examples, "```", "", f"`udk {verb} [OPTIONS] {usage}".rstrip() + "`", ""]
-    shown = [r for r in rows if r[1] in ("flag", "value", "list")]
+    shown = [r for r in rows if r[1] in ("flag", "value", "list", "optional")]
     if shown:
         lines += ["| option | |", "|---|---|"]
         lines += [
@@ -43,7 +45,9 @@ def _name(row: tuple[str, str, str, str]) -> str:
 
 def _spelled(row: tuple[str, str, str, str]) -> str:
     words = [f"`{s}`" for s in row[0].split()]
-    if row[2]:
+    if row[1] == "optional":
+        words[-1] = f"{words[-1][:-1]}[={_cell(row[2])}]`"
+    elif row[2]:
         words[-1] = f"{words[-1][:-1]} {_cell(row[2])}`"
     return ", ".join(words)
 
@@ -69,7 +73,10 @@ def rewrite(text: str) -> str:
     """``text`` with every block generated anew."""
 
     def block(m: re.Match[str]) -> str:
-        made = settings() if m.group(2) == "settings" else options(m.group(3))
+        if m.group(2) == "confinement":
+            made = confine.table()
+        else:
+            made = settings() if m.group(2) == "settings" else options(m.group(3))
         return f"{m.group(1)}{made}{m.group(4)}"
 
     return BLOCK.sub(block, text)

@@ -44,7 +44,17 @@ def run(context: Context) -> None:
 def _print_spec(spec: RunSpec) -> None:
     import sys
 
-    sys.stdout.write(spec.to_json(indent=2) + "\n")
+    text = spec.to_json(indent=2)
+    if spec.confine:  # what it comes to here, with the engine that would be taken
+        import json
+
+        from udk.engines.confine import kernel_abi, level
+        from udk.engines.select import choose
+
+        engine = choose(spec, spec.engine)
+        reached = {"engine": engine.name, **level(spec, engine.boundary, kernel_abi())}
+        text = json.dumps({**spec.as_dict(), "confinement": reached}, indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def _with_defaults(options: dict[str, Any], config: Config) -> dict[str, Any]:

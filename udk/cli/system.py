@@ -61,6 +61,7 @@ def info(context: Context) -> None:
 
 def doctor(context: Context) -> int:
     """``udk doctor``: 0 where at least one engine works."""
+    from udk.engines.confine import describe, kernel_abi
     from udk.engines.select import all_engines, probe
 
     context.exactly(0, 0)
@@ -69,9 +70,13 @@ def doctor(context: Context) -> int:
     if not engines:
         raise EngineUnavailableError(f"no engine {wanted!r}", "see `udk doctor`")
     rows: list[dict[str, Any]] = []
+    abi = kernel_abi()
     for engine in engines:
         reason = probe(engine, fresh=True)
-        row = {"engine": engine.name, "aliases": list(engine.aliases), "works": not reason, "reason": reason}
+        row = {
+            "engine": engine.name, "aliases": list(engine.aliases), "works": not reason, "reason": reason,
+            "confine": describe(engine, abi),
+        }  # fmt: skip
         if context.options.get("run") and not reason:
             row["run"] = _run_hello(engine.name)
         rows.append(row)
@@ -88,8 +93,8 @@ def _print_doctor(rows: list[dict[str, Any]]) -> None:
     table = []
     for r in rows:
         verdict = ("works, is used" if r["engine"] == best else "works") if r["works"] else "no"
-        table.append([r["engine"], " ".join(r["aliases"]), verdict, r["reason"]])
-    output.table(["ENGINE", "ALSO", "WORKS", "WHY NOT, AND WHAT WOULD HELP"], table)
+        table.append([r["engine"], " ".join(r["aliases"]), verdict, r["confine"], r["reason"]])
+    output.table(["ENGINE", "ALSO", "WORKS", "CONFINES", "WHY NOT, AND WHAT WOULD HELP"], table)
     for r in rows:
         if "run" in r:
             status, text = r["run"]["status"], r["run"]["output"]

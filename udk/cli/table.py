@@ -5,10 +5,10 @@ and completion from it, and a test compares it with the documentation; nothing e
 spelling.
 
 An option is a row ``(spellings, kind, metavar, help)``. Kinds: ``flag`` (also ``--rm=false``), ``value`` (the
-last one wins), ``list`` (all are kept, in order), ``ignored`` and ``ignored-flag`` (docker's, accepted
-because they change nothing here; ``metavar`` of ``ignored`` is what they take) and ``refused`` and
-``refused-flag`` (docker's, refused with ``help`` as the reason). An option is known by its first long
-spelling without dashes, ``-`` turned to ``_``.
+last one wins), ``optional`` (a flag, or a value after ``=``), ``list`` (all are kept, in order), ``ignored``
+and ``ignored-flag`` (docker's, accepted because they change nothing here; ``metavar`` of ``ignored`` is what
+they take) and ``refused`` and ``refused-flag`` (docker's, refused with ``help`` as the reason). An option is
+known by its first long spelling without dashes, ``-`` turned to ``_``.
 
 A verb is ``(usage, summary, options, interspersed, examples)``; where ``interspersed`` is False, everything
 after the first word that is not an option belongs to the payload.
@@ -109,6 +109,12 @@ CREATE = (
     ("--dns-search", "list", "DOMAIN", "Search domain to use instead of the host's."),
     ("--dns-option", "list", "OPTION", "Resolver option to use instead of the host's."),
     ("--network --net", "value", "MODE", "host (the default: the caller's network) or none."),
+    (
+        "--confine",
+        "optional",
+        "allow-unix",
+        "Let the payload reach nothing but its mounts; allow-unix: but sockets by their path.",
+    ),
     ("--pid", "value", "MODE", "private (the default: own process ids) or host."),
     ("--ipc", "value", "MODE", "private (the default: an own /dev/shm) or host."),
     ("--device", "list", "HOST[:CONTAINER]", "Show a device of the host inside."),

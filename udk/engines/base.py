@@ -52,6 +52,7 @@ class Engine:
     # of: "overlay", "readonly", "pidns", "netns", "hostname", "subids", "static", "private-mounts",
     # "fake-root"
     capabilities: frozenset[str] = frozenset()
+    boundary: str = ""  # of `--confine` (udk.engines.confine): "namespaces", "landlock", "" where it has none
 
     def probe(self) -> str:
         """``""`` when this engine works on this node, else one line that says why not and what would help.

@@ -11,6 +11,7 @@ import os
 
 from udk.engines.base import Engine, Launch
 from udk.engines.plan import (
+    CLONE_NEWIPC,
     CLONE_NEWNET,
     CLONE_NEWNS,
     CLONE_NEWPID,
@@ -36,6 +37,7 @@ _TMPFS_FLAGS = frozenset(
 class NamespaceEngine(Engine):
     name = "namespace"
     aliases = ("N1",)
+    boundary = "namespaces"
     capabilities = frozenset(
         (
             "overlay",
@@ -84,6 +86,8 @@ class NamespaceEngine(Engine):
         if spec.network == "none":
             flags |= CLONE_NEWNET
             plan.append(("loopback",))
+        if spec.confine:
+            flags |= CLONE_NEWIPC
         plan.append(_clone(flags))
         plan += _identity(spec)
         plan += _root(spec)
@@ -97,15 +101,15 @@ class NamespaceEngine(Engine):
         plan.append(("dir", spec.cwd))
         if spec.root.readonly:
             plan.append(("readonly",))
-        return Launch(
-            list(spec.argv), dict(spec.env), subreaper=spec.pid != "private", plan=(*plan, ("cwd", spec.cwd))
-        )
+        plan += [("cwd", spec.cwd), *_confined(spec)]
+        return Launch(list(spec.argv), dict(spec.env), subreaper=spec.pid != "private", plan=tuple(plan))
 
     def join(self, spec: RunSpec, pid: int) -> Launch:
         first = _container_process(pid)
         plan: list[tuple[str, ...]] = [("join", str(first)), ("cwd", spec.cwd), _capabilities()]
         if spec.identity.subids:
             plan += _ids(spec)
+        plan += _confined(spec)
         return Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
 
 
@@ -120,6 +124,14 @@ def _one_id(uid: int, gid: int) -> list[tuple[str, ...]]:
 def _ids(spec: RunSpec) -> list[tuple[str, ...]]:
     groups = [("group", str(g)) for g in spec.identity.groups]
     return [("ids", str(spec.identity.uid), str(spec.identity.gid)), *groups, ("new-privileges",)]
+
+
+def _confined(spec: RunSpec) -> list[tuple[str, ...]]:
+    if not spec.confine:
+        return []
+    from udk.engines.confine import NAMESPACES, ops
+
+    return ops(spec, NAMESPACES)
 
 
 def _capabilities() -> tuple[str, ...]:

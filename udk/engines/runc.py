@@ -13,6 +13,7 @@ import os
 
 from udk.engines.base import Engine, Launch
 from udk.engines.namespace import _KEPT_CAPABILITIES as KEPT
+from udk.engines.namespace import _confined
 from udk.engines.plan import (
     CLONE_NEWNS,
     CLONE_NEWPID,
@@ -42,6 +43,7 @@ _NAMES = ["CAP_" + name for number, name in _CAPABILITIES.items() if KEPT >> num
 class RuncEngine(Engine):
     name = "runc"
     aliases = ("R1",)
+    boundary = "namespaces"
     capabilities = frozenset(
         ("overlay", "readonly", "pidns", "netns", "hostname", "subids", "static", "private-mounts")
     )
@@ -88,8 +90,6 @@ class RuncEngine(Engine):
             reasons.append("a plain tree as root is not implemented in it")
         if spec.pid != "private":
             reasons.append("the host's pid namespace is not implemented in it")
-        if spec.confine:
-            reasons.append("confinement is not implemented in it")
         if spec.cvmfs and not any(m.target.startswith("/cvmfs") for m in spec.mounts):
             reasons.append("CVMFS repositories need a mounted /cvmfs")
         if not any(m.kind == "dev" for m in spec.mounts):
@@ -123,6 +123,7 @@ class RuncEngine(Engine):
         plan: list[tuple[str, ...]] = [("join", str(_inner_keeper(pid))), ("cwd", spec.cwd), _capabilities()]
         if spec.identity.subids:
             plan += _ids(spec)
+        plan += _confined(spec)
         return Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
 
     def cleanup(self, spec: RunSpec) -> None:
@@ -288,6 +289,7 @@ def _inner_plan(spec: RunSpec, dry: bool) -> list[tuple[str, ...]]:
     ops += limits(spec.limits.rlimits)
     ops.append(("stop-signal", str(spec.stop_signal)))
     ops.append(("default-signals", f"{1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1):x}"))
+    ops += _confined(spec)
     return [*ops, ("dry",)] if dry else ops
 
 
@@ -323,6 +325,8 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
         if _is_fresh(root.upper):
             for record in reversed(root.records):
                 plan += owner_ops(record) if record else []
+    if spec.confine:  # before the runtime: what it does not pass on it cannot leak
+        plan.append(("confine", "d"))
     plan += [("dir", spec.cwd), ("stage", f"{home}/rootfs")]
     words = [runtime, "--root", f"{home}/state"]
     if os.path.basename(runtime) == "crun":

@@ -36,6 +36,7 @@ _STATE = "trap"  # a link beside the upper, to the directory of the run's state
 class TrapEngine(Engine):
     name = "trap"
     aliases = ("T1",)
+    boundary = "landlock"
     capabilities = frozenset(("overlay", "readonly", "hostname", "static", "fake-root"))
 
     def probe(self) -> str:
@@ -68,7 +69,9 @@ class TrapEngine(Engine):
         if spec.identity.subids:
             reasons.append("subordinate ids need user namespaces")
         if spec.confine:
-            reasons.append("confinement is not implemented in it")
+            from udk.engines.confine import reasons_against
+
+            reasons += reasons_against(spec, self)
         if spec.cvmfs and not any(m.target.startswith("/cvmfs") for m in spec.mounts):
             reasons.append("CVMFS repositories need a mounted /cvmfs")
         if len(spec.mounts) >= _MAX_MOUNTS - 4:
@@ -96,20 +99,26 @@ class TrapEngine(Engine):
         upper = spec.root.upper or f"{home}/upper"
         if spec.root.lower and not _whiteouts_work(os.path.dirname(upper)):
             options |= _WHITEOUT_FILE
-        for number, mount in enumerate(spec.mounts):
+        mounts = spec.mounts
+        if spec.confine:
+            from udk.engines.confine import private_mounts
+
+            mounts = private_mounts(spec)
+        for number, mount in enumerate(mounts):
             words += _mount(mount, f"{home}/{number}")
         words += ["loader", _loader(home), "state", f"{home}/state", "options", str(options)]
-        sockets = f"{home}/s" if len(home) < 40 else _short_name(home)
+        sockets = _sockets(home)
         words += ["sockets", sockets]
         if spec.hostname:
             words += ["hostname", spec.hostname]
         words += _who(spec)
         fd = to_descriptor(_encode(words))
+        plan = [("program", _loader(home)), ("remove", home), ("remove", sockets)]
         return Launch(
             [LOADER, "run", str(fd), *spec.argv],
             dict(spec.env),
             fds=(fd,),
-            plan=(("program", _loader(home)), ("remove", home), ("remove", sockets)),
+            plan=(*plan, *_confined(spec, home, fd)),
         )
 
     def join(self, spec: RunSpec, pid: int) -> Launch:
@@ -128,7 +137,7 @@ class TrapEngine(Engine):
             [LOADER, "join", f"{home}/state", str(fd), *spec.argv],
             dict(spec.env),
             fds=(fd,),
-            plan=(("program", _loader(home)),),
+            plan=(("program", _loader(home)), *_confined(spec, home, fd)),
         )
 
     def cleanup(self, spec: RunSpec) -> None:
@@ -175,6 +184,26 @@ def _state_directory(spec: RunSpec) -> str:
 def _short_name(home: str) -> str:
     """Where links to socket directories go when the state's own path is long."""
     return f"/tmp/.udk-{home[-12:]}"
+
+
+def _confined(spec: RunSpec, home: str, fd: int) -> list[tuple[str, ...]]:
+    """The plan's operations for confinement; what the payload's own processes need of the engine is made."""
+    if not spec.confine:  # without a network the engine's own filter is enough
+        return []
+    from udk.engines import confine
+
+    sockets = _sockets(home)
+    os.makedirs(sockets, mode=0o700, exist_ok=True)
+    reach = [*confine.reach(spec), (_loader(home), "rx"), (home, "rwx"), (sockets, "rw")]
+    if spec.root.upper and spec.root.lower:
+        changes = spec.root.changes or f"{os.path.dirname(_real(spec.root.upper))}/changes"
+        os.close(os.open(changes, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        reach.append((changes, "rw"))
+    return confine.ops(spec, confine.LANDLOCK, reach, keep=(fd,))
+
+
+def _sockets(home: str) -> str:
+    return f"{home}/s" if len(home) < 40 else _short_name(home)
 
 
 def _loader(home: str) -> str:

@@ -78,6 +78,7 @@ def make_spec(
         hostname=hostname,
         network=network,
         pid=pid,
+        confine=_confine(options),
         limits=_limits(options),
         tty=tty,
         stop_signal=_stop_signal(config, options),
@@ -136,6 +137,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     """Refuses what can be refused without an image, so that nothing is pulled for a command line that is
     wrong."""
     _network(options)
+    _confine(options)
     _limits(options)
     for word in options.get("volume", []) + options.get("tmpfs", []):
         if not word:
@@ -197,6 +199,14 @@ def _network(options: Mapping[str, Any]) -> str:
             f"--network {options['network']} needs privileges", "write host (the caller's network) or none"
         )
     return _choice(options, "network", known)
+
+
+def _confine(options: Mapping[str, Any]) -> str:
+    if not options.get("confine"):
+        return ""
+    from udk.engines.confine import parse
+
+    return parse(options["confine"])
 
 
 def _publish(text: str) -> None:
