@@ -143,7 +143,7 @@ int on_trap(int sig, struct info *info, struct frame *f)
 	else
 		FRAME_RESULT(f) = (unsigned long)-(long)ENOSYS; /* TRACE without a tracer, USER_NOTIF */
 	if (self.patch)
-		patch_site(pc, nr);
+		patch_site(pc, nr, f);
 	if (self.fast_return && !(f->stack.flags & (1 << 31)))
 		return 1;
 	sys_sigprocmask(0, NULL, &f->mask); /* what the call did to the mask must survive rt_sigreturn */

@@ -1,9 +1,11 @@
 /* Rewriting hot call sites.
  *
- * Compilers emit `mov $number, %eax; syscall` for most calls. Only the five bytes of the mov are replaced, by a jump
+ * Compilers emit `mov $number, %eax; syscall` for most calls, and some with the number a little earlier and another
+ * register's `mov $constant` last. Only the five bytes of that mov are replaced, by a jump
  * to a trampoline within reach; the syscall instruction stays, so that threads inside it, and jumps to it, are
- * undisturbed. The five bytes must be in one aligned word: they are written by one store. A site is touched after
- * it trapped a few times, because that costs a private copy of the page.
+ * undisturbed. Where the five bytes are in one aligned word they are written by one store. Elsewhere other threads
+ * are first made to wait at the site, in a jump to itself; a barrier sees to it that none has fetched the rest. A site
+ * is touched after it trapped a few times, because that costs a private copy of the page.
  */
 #include "trap/trap.h"
 
@@ -39,13 +41,12 @@ static char *arena_near(unsigned long site)
 	return NULL;
 }
 
-/* mov $nr, %eax; mov $pc, %rcx; mov $fast_common, %r11; jmp *%r11 */
-static void write_trampoline(unsigned char *t, int nr, unsigned long pc)
+/* the site's own mov; mov $pc, %rcx; mov $fast_common, %r11; jmp *%r11 */
+static void write_trampoline(unsigned char *t, const unsigned char *mov, unsigned long pc)
 {
 	unsigned long target = (unsigned long)fast_common;
 
-	t[0] = 0xb8;
-	memcpy(t + 1, &nr, 4);
+	memcpy(t, mov, 5);
 	t[5] = 0x48, t[6] = 0xb9;
 	memcpy(t + 7, &pc, 8);
 	t[15] = 0x49, t[16] = 0xbb;
@@ -53,25 +54,82 @@ static void write_trampoline(unsigned char *t, int nr, unsigned long pc)
 	t[25] = 0x41, t[26] = 0xff, t[27] = 0xe3;
 }
 
-/* Whether the page is private executable memory that we may write to is the kernel's to say. */
-void patch_site(unsigned long pc, long nr)
+/* All threads of this memory have fetched their instructions anew when it returns 0. Linux 4.16. */
+static long refetch(void)
 {
-	unsigned char *s = (unsigned char *)pc - 7, code[8], *t;
-	unsigned long word_at = (unsigned long)s & ~7UL, page = (unsigned long)s & ~4095UL;
-	unsigned i = (unsigned)(pc * 0x9e3779b97f4a7c15UL >> 48) % SITES, used;
-	uint64_t word;
-	int offset = (int)((unsigned long)s & 7), jump, imm;
+	long r = SC3(__NR_membarrier, 1 << 5 /* PRIVATE_EXPEDITED_SYNC_CORE */, 0, 0);
 
-	if (sites[i].pc != pc) {
-		sites[i].pc = pc;
-		sites[i].n = 0;
+	if (r == -EPERM && !SC3(__NR_membarrier, 1 << 6 /* the registration for it */, 0, 0))
+		r = SC3(__NR_membarrier, 1 << 5, 0, 0);
+	return r;
+}
+
+/* Writes the jump over five bytes that are not in one word, though the first two are. */
+static void write_slowly(unsigned char *s, const unsigned char *jump)
+{
+	uint16_t old, first;
+
+	memcpy(&old, s, 2);
+	memcpy(&first, jump, 2);
+	*(volatile uint16_t *)s = 0xfeeb; /* a jump to itself */
+	if (refetch() && !only_thread()) {
+		*(volatile uint16_t *)s = old;
+		return;
 	}
-	if (++sites[i].n != HOT)
+	memcpy(s + 2, jump + 2, 3);
+	refetch();
+	*(volatile uint16_t *)s = first;
+}
+
+static void write_jump(unsigned char *s, const char *to)
+{
+	unsigned char jump[5] = { 0xe9 };
+	int distance = (int)((long)to - (long)(s + 5)), offset = (int)((unsigned long)s & 7);
+	volatile uint64_t *at = (volatile uint64_t *)((unsigned long)s & ~7UL);
+	uint64_t word = *at;
+
+	memcpy(jump + 1, &distance, 4);
+	if (offset > 3) {
+		write_slowly(s, jump);
 		return;
-	if (offset > 3 || page != ((pc - 1) & ~4095UL) || guest_read(code, s, 7))
+	}
+	memcpy((unsigned char *)&word + offset, jump, 5);
+	*at = word;
+}
+
+static unsigned long reg_of(const struct frame *f, int number)
+{
+	static const uint8_t at[8] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI };
+
+	return number == 1 || number == 4 ? ~0UL : f->regs[at[number]];
+}
+
+/* Is there a mov of a constant before the system call? That it is this instruction, and not bytes that look like it,
+ * is seen from what it did. */
+static bool good_site(const unsigned char *s, long nr, const struct frame *f, unsigned char mov[5])
+{
+	unsigned char code[8];
+	unsigned value;
+
+	if (guest_read(code, s - 1, 8) || (code[1] & 0xf8) != 0xb8 || code[6] != 0x0f || code[7] != 0x05)
+		return false;
+	memcpy(mov, code + 1, 5);
+	memcpy(&value, code + 2, 4);
+	if (code[1] == 0xb8)
+		return value == (unsigned long)nr;
+	return (code[0] & 0xf0) != 0x40 /* the prefix of a longer one */ && value == reg_of(f, code[1] & 7);
+}
+
+/* Whether the page is private executable memory that we may write to is the kernel's to say. */
+static void patch(unsigned char *s, long nr, const struct frame *f)
+{
+	unsigned long first = (unsigned long)s & ~4095UL, n = (((unsigned long)s + 4) & ~4095UL) + 4096 - first;
+	unsigned char mov[5];
+	char *t;
+
+	if (!good_site(s, nr, f, mov))
 		return;
-	memcpy(&imm, code + 1, 4);
-	if (code[0] != 0xb8 || imm != nr || code[5] != 0x0f || code[6] != 0x05)
+	if (((unsigned long)s & 7) > 3 && (!own_memory() || (((unsigned long)s & 7) == 7 && !only_thread())))
 		return;
 	if (!reaches(arena.at, (unsigned long)s) || arena.used + TRAMPOLINE > ARENA) {
 		char *fresh = arena_near((unsigned long)s);
@@ -80,25 +138,48 @@ void patch_site(unsigned long pc, long nr)
 		arena.at = fresh;
 		arena.used = 0;
 	}
-	used = __atomic_fetch_add(&arena.used, TRAMPOLINE, __ATOMIC_RELAXED);
-	if (used + TRAMPOLINE > ARENA)
-		return;
-	t = (unsigned char *)arena.at + used;
-	write_trampoline(t, (int)nr, pc);
-	jump = (int)((long)t - (long)(s + 5));
-	if (sys_mprotect((void *)page, 4096, PROT_READ | PROT_WRITE | PROT_EXEC)) {
+	t = arena.at + arena.used;
+	arena.used += TRAMPOLINE;
+	write_trampoline((unsigned char *)t, mov, (unsigned long)s + 7);
+	if (sys_mprotect((void *)first, n, PROT_READ | PROT_WRITE | PROT_EXEC)) {
 		self.patch = false; /* a policy against it: do not try again */
 		return;
 	}
-	word = *(volatile uint64_t *)word_at;
-	((unsigned char *)&word)[offset] = 0xe9;
-	memcpy((unsigned char *)&word + offset + 1, &jump, 4);
-	*(volatile uint64_t *)word_at = word;
-	sys_mprotect((void *)page, 4096, PROT_READ | PROT_EXEC);
+	write_jump(s, t);
+	sys_mprotect((void *)first, n, PROT_READ | PROT_EXEC);
+}
+
+static bool hot(unsigned long pc)
+{
+	unsigned i = (unsigned)(pc * 0x9e3779b97f4a7c15UL >> 48) % SITES;
+
+	if (sites[i].pc != pc && (sites[i ^ 1].pc == pc || sites[i ^ 1].n < sites[i].n))
+		i ^= 1;
+	if (sites[i].pc != pc) {
+		sites[i].pc = pc;
+		sites[i].n = 0;
+	}
+	return ++sites[i].n == HOT;
+}
+
+/* One at a time; and no handler of the guest may take us away in the middle. */
+void patch_site(unsigned long pc, long nr, const struct frame *f)
+{
+	static volatile int busy;
+	sigmask all = ~(sigmask)0, before;
+
+	if (!hot(pc))
+		return;
+	sys_sigprocmask(0 /* SIG_BLOCK */, &all, &before);
+	if (!__atomic_exchange_n(&busy, 1, __ATOMIC_ACQUIRE)) {
+		patch((unsigned char *)pc - 7, nr, f);
+		__atomic_store_n(&busy, 0, __ATOMIC_RELEASE);
+	}
+	sys_sigprocmask(2 /* SIG_SETMASK */, &before, NULL);
 }
 #else
-void patch_site(unsigned long pc, long nr)
+void patch_site(unsigned long pc, long nr, const struct frame *f)
 {
-	(void)pc, (void)nr, (void)sites, (void)arena;
+	(void)pc, (void)nr, (void)f, (void)sites, (void)arena;
 }
 #endif

@@ -12,7 +12,7 @@ static struct work slots[SLOTS] __attribute__((aligned(4096)));
 static struct { int pid, tid; } holders[SLOTS];
 static volatile uint64_t taken;
 
-static bool alone(void)
+bool only_thread(void)
 {
 	struct stat st;
 
@@ -32,7 +32,7 @@ static bool moved_on(int pid)
 
 static void reclaim(void)
 {
-	bool single = alone();
+	bool single = only_thread();
 
 	for (int i = 0; i < SLOTS; i++) {
 		bool gone = holders[i].tid && sys_tgkill(holders[i].pid, holders[i].tid, 0) == -ESRCH;

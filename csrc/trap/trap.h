@@ -90,6 +90,7 @@ extern char trap_entry[], trap_restorer[], fault_entry[], fast_common[];
 
 struct work *slot_take(void);
 void slot_give(struct work *w);
+bool only_thread(void); /* by /proc; false when that is not there */
 void slot_mine(struct work *w); /* held across an execve: reclaimed when the holder is gone */
 
 /* ---- calls.c: the handlers that only this front end has ------------------------------------------------ */
@@ -132,7 +133,7 @@ uint32_t filter_run(long nr, const unsigned long a[6], unsigned long pc);
 /* ---- filter.c, patch.c, exec.c, load.c ----------------------------------------------------------------- */
 
 long filter_install(const struct plan *plan);
-void patch_site(unsigned long pc, long nr);
+void patch_site(unsigned long pc, long nr, const struct frame *f);
 long call_execve(struct call *c);
 long call_execveat(struct call *c);
 long do_exec(struct call *c, int dfd, const void *path, const void *argv, const void *envp, long flags);
