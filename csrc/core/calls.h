@@ -12,13 +12,13 @@
 	X(rename) X(renameat) X(renameat2)                                                                               \
 	X(chmod) X(fchmod) X(fchmodat) X(fchmodat2) X(chown) X(lchown) X(fchown) X(fchownat) X(truncate)                  \
 	X(utime) X(utimes) X(futimesat) X(utimensat)                                                                     \
-	X(setxattr) X(lsetxattr) X(fsetxattr) X(getxattr) X(lgetxattr) X(fgetxattr) X(listxattr) X(llistxattr)            \
+	X(setxattr) X(lsetxattr) X(fsetxattr) X(getxattr) X(lgetxattr) X(fgetxattr) X(listxattr) X(llistxattr) X(flistxattr)            \
 	X(removexattr) X(lremovexattr) X(fremovexattr)                                                                    \
 	X(bind) X(connect) X(sendto) X(sendmsg) X(sendmmsg) X(getsockname) X(getpeername) X(accept) X(accept4)            \
 	X(recvfrom) X(recvmsg) X(recvmmsg) X(getsockopt)                                                                 \
 	X(getuid) X(geteuid) X(getgid) X(getegid) X(getresuid) X(getresgid) X(getgroups) X(setuid) X(setgid) X(setreuid)  \
 	X(setregid) X(setresuid) X(setresgid) X(setgroups) X(setfsuid) X(setfsgid) X(capget) X(capset)                    \
-	X(uname) X(unshare) X(setns) X(name_to_handle_at) X(ok)
+	X(uname) X(sethostname) X(unshare) X(setns) X(name_to_handle_at) X(ok)
 
 #define X(name) long call_##name(struct call *c);
 CALLS(X)

@@ -3,7 +3,7 @@
 
 /* The thing behind a descriptor, when the descriptor cannot be used for the change because it is of the lower tree:
  * 1 with p found, 0 when the descriptor itself will do. */
-static long fd_place(struct call *c, int fd, struct place *p)
+long fd_place(struct call *c, int fd, struct place *p)
 {
 	struct core *k = c->core;
 	char link[40] = "/proc/self/fd/";
@@ -29,7 +29,7 @@ static long fd_place(struct call *c, int fd, struct place *p)
 }
 
 /* Where a change by (dfd, path, flags) goes. 0: to p (in the upper); 1: to the descriptor itself. */
-static long target(struct call *c, int dfd, const void *path, long flags, struct place *p)
+long target(struct call *c, int dfd, const void *path, long flags, struct place *p)
 {
 	char first = 1;
 	long r;
@@ -240,7 +240,10 @@ long call_truncate(struct call *c)
 	struct place *p = &c->w->a;
 	long r = target(c, AT_FDCWD, (void *)c->a[0], 0, p);
 
-	return r ? r : SC2(__NR_truncate, p->host, c->a[1]);
+	if (r)
+		return r;
+	one_piece(p);
+	return SC2(__NR_truncate, p->host, c->a[1]);
 }
 
 static long set_times(struct call *c, int dfd, const void *path, const ktimespec *times, long flags)
@@ -300,81 +303,3 @@ static long micro(struct call *c, int dfd, const void *path, const void *from)
 
 long call_utimes(struct call *c) { return micro(c, AT_FDCWD, (void *)c->a[0], (void *)c->a[1]); }
 long call_futimesat(struct call *c) { return micro(c, (int)c->a[0], (void *)c->a[1], (void *)c->a[2]); }
-
-/* ---- extended attributes ------------------------------------------------------------------------------ */
-
-/* security.* and trusted.* need privileges that guest root only seems to have: taken, and not kept. */
-static long needs_power(struct call *c, const void *name)
-{
-	char text[260];
-	long n = guest_str(text, name, sizeof text);
-
-	if (n < 0)
-		return n == -ENAMETOOLONG ? -ERANGE : n;
-	if (str_starts(text, "user.overlay."))
-		return -EPERM;
-	return privileged(c->core) && (str_starts(text, "security.") || str_starts(text, "trusted."));
-}
-
-static long xattr_change(struct call *c, long nr, bool follow)
-{
-	struct place *p = &c->w->a;
-	long power = needs_power(c, (void *)c->a[1]);
-	long r = target(c, AT_FDCWD, (void *)c->a[0], follow ? 0 : AT_SYMLINK_NOFOLLOW, p);
-
-	if (r < 0)
-		return r;
-	if (power < 0)
-		return power;
-	r = SC5(p->magic ? nr - 1 : nr, p->host, c->a[1], c->a[2], c->a[3], c->a[4]);
-	return power && (r == -EPERM || r == -EACCES) ? 0 : r;
-}
-
-long call_setxattr(struct call *c) { return xattr_change(c, __NR_lsetxattr, true); }
-long call_lsetxattr(struct call *c) { return xattr_change(c, __NR_lsetxattr, false); }
-long call_removexattr(struct call *c) { return xattr_change(c, __NR_lremovexattr, true); }
-long call_lremovexattr(struct call *c) { return xattr_change(c, __NR_lremovexattr, false); }
-
-static long xattr_fd(struct call *c, long by_path)
-{
-	struct place *p = &c->w->a;
-	long power = needs_power(c, (void *)c->a[1]);
-	long r = fd_place(c, (int)c->a[0], p);
-
-	if (r < 0)
-		return r;
-	if (power < 0)
-		return power;
-	if (r) {
-		r = for_change(c, p);
-		if (!r)
-			r = SC5(by_path, p->host, c->a[1], c->a[2], c->a[3], c->a[4]);
-	} else {
-		r = call_raw(c);
-	}
-	return power && (r == -EPERM || r == -EACCES) ? 0 : r;
-}
-
-long call_fsetxattr(struct call *c) { return xattr_fd(c, __NR_lsetxattr); }
-long call_fremovexattr(struct call *c) { return xattr_fd(c, __NR_lremovexattr); }
-
-static long xattr_read(struct call *c, long nr, bool follow)
-{
-	struct place *p = &c->w->a;
-	long r = resolve(c, AT_FDCWD, (void *)c->a[0], 0, p);
-
-	if (r)
-		return r;
-	if (follow || p->slash || p->self || p->magic || (p->kind == IN_MERGED && !p->raw)) {
-		r = find(c, AT_FDCWD, (void *)c->a[0], follow ? FOLLOW : 0, p);
-		if (r)
-			return r;
-	}
-	return SC4(p->magic ? nr - 1 : nr, p->host, c->a[1], c->a[2], c->a[3]);
-}
-
-long call_getxattr(struct call *c) { return xattr_read(c, __NR_lgetxattr, true); }
-long call_lgetxattr(struct call *c) { return xattr_read(c, __NR_lgetxattr, false); }
-long call_listxattr(struct call *c) { return xattr_read(c, __NR_llistxattr, true); }
-long call_llistxattr(struct call *c) { return xattr_read(c, __NR_llistxattr, false); }
-long call_fgetxattr(struct call *c) { return call_raw(c); }

@@ -198,9 +198,25 @@ long call_uname(struct call *c)
 
 	if (r)
 		return r;
+	if (c->core->plan->nodename[0])
+		host = c->core->plan->nodename;
 	if (*host)
 		str_copy(name[1], host, sizeof name[1]);
 	return guest_write((void *)c->a[0], name, sizeof name);
+}
+
+long call_sethostname(struct call *c)
+{
+	char name[65] = { 0 };
+
+	if (!privileged(c->core))
+		return -EPERM;
+	if (c->a[1] > 64)
+		return -EINVAL;
+	if (guest_read(name, (void *)c->a[0], c->a[1]))
+		return -EFAULT;
+	memcpy(c->core->plan->nodename, name, sizeof name);
+	return 0;
 }
 
 /* No namespaces inside: what was translated for one set of mounts would be wrong in another. */

@@ -1,6 +1,8 @@
 /* Opening files. */
 #include "core/calls.h"
 
+#include <linux/openat2.h>
+
 #ifndef O_TMPFILE
 #define O_TMPFILE (020000000 | O_DIRECTORY)
 #endif
@@ -163,6 +165,10 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 		return r;
 	if (p->slash && flags & O_CREAT)
 		return -EISDIR;
+	if (p->raw && p->locked) {
+		r = lookup(c, p);
+		return !r && !writes(flags) ? host_open(c, p, flags & ~(long)O_CREAT, 0) : r == -ENOENT || !r ? -EROFS : r;
+	}
 	/* In a directory with one layer the kernel can tell new from old by itself. */
 	if (p->raw || (!p->self && !p->slash && !p->magic && !readonly(c, p) && (p->kind == IN_PLAIN || p->kind == IN_UPPER) &&
 		       (p->kind == IN_PLAIN || !(flags & O_CREAT) || (plain_mode && !c->core->ids.fsuid && !c->core->ids.fsgid)) &&
@@ -274,6 +280,28 @@ long call_openat(struct call *c)
 	return do_open(c, (int)c->a[0], (void *)c->a[1], (int)c->a[2], (unsigned)c->a[3]);
 }
 
+#define KNOWN_FLAGS (O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC | O_DSYNC | 020000 /* O_ASYNC */ | \
+		     O_DIRECT | 0100000 /* O_LARGEFILE */ | O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | O_PATH | TMPFILE_BIT)
+
+/* RESOLVE_*: restrictions on the walk, see path.c. */
+static long restrict_to(struct call *c, int dfd, unsigned how)
+{
+	struct place *p = &c->w->a;
+
+	c->how = how;
+	if (!(how & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)))
+		return 0;
+	if (base_dir(c, dfd, p) < 0)
+		return base_dir(c, dfd, p);
+	if (p->raw) /* programs fall back */
+		return -ENOSYS;
+	/* Kept where a path being opened does not use it. */
+	memcpy(c->w->b.guest, p->guest, p->len + 1U);
+	c->scope = c->w->b.guest;
+	c->scope_len = p->len;
+	return 0;
+}
+
 long call_openat2(struct call *c)
 {
 	struct open_how how = { 0 };
@@ -295,10 +323,21 @@ long call_openat2(struct call *c)
 		return r;
 	if (extra)
 		return -E2BIG;
-	/* The restrictions are the kernel's business only where it can apply them; programs fall back on ENOSYS. */
-	if (how.resolve)
-		return -ENOSYS;
-	if (how.flags >> 32 || (how.mode && !(how.flags & (O_CREAT | TMPFILE_BIT))) || how.mode & ~07777ULL)
+	if (how.resolve & ~(uint64_t)(RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH |
+				      RESOLVE_IN_ROOT | RESOLVE_CACHED))
 		return -EINVAL;
+	if ((how.resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)) == (RESOLVE_BENEATH | RESOLVE_IN_ROOT))
+		return -EINVAL;
+	if (how.flags & ~(uint64_t)KNOWN_FLAGS || how.mode & ~07777ULL)
+		return -EINVAL;
+	if (how.mode && !(how.flags & (O_CREAT | TMPFILE_BIT)))
+		return -EINVAL;
+	if (how.flags & O_PATH && how.flags & ~(uint64_t)(O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC))
+		return -EINVAL;
+	if (how.resolve & RESOLVE_CACHED) /* always allowed to say so */
+		return how.flags & (O_TRUNC | O_CREAT | TMPFILE_BIT) ? -EINVAL : -EAGAIN;
+	r = restrict_to(c, (int)c->a[0], (unsigned)how.resolve);
+	if (r)
+		return r;
 	return do_open(c, (int)c->a[0], (void *)c->a[1], (long)how.flags, (unsigned)how.mode);
 }

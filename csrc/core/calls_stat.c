@@ -264,7 +264,10 @@ long call_statfs(struct call *c)
 	struct place *p = &c->w->a;
 	long r = find(c, AT_FDCWD, (void *)c->a[0], FOLLOW, p);
 
-	return r ? r : SC2(__NR_statfs, p->host, c->a[1]);
+	if (r)
+		return r;
+	one_piece(p);
+	return SC2(__NR_statfs, p->host, c->a[1]);
 }
 
 long call_fstatfs(struct call *c)
@@ -305,8 +308,10 @@ long call_chdir(struct call *c)
 
 	if (r)
 		return r;
-	if (p->magic)
+	if (p->magic) {
+		one_piece(p);
 		return sys_chdir(p->host);
+	}
 	if ((p->st.st_mode & S_IFMT) != S_IFDIR)
 		return -ENOTDIR;
 	if (p->dfd == AT_FDCWD)
@@ -348,7 +353,10 @@ long call_inotify_add_watch(struct call *c)
 	bool nofollow = c->a[2] & 0x02000000; /* IN_DONT_FOLLOW */
 	long r = find(c, AT_FDCWD, (void *)c->a[1], nofollow ? 0 : FOLLOW, p);
 
-	return r ? r : SC3(__NR_inotify_add_watch, c->a[0], p->host, c->a[2]);
+	if (r)
+		return r;
+	one_piece(p);
+	return SC3(__NR_inotify_add_watch, c->a[0], p->host, c->a[2]);
 }
 
 long call_getdents64(struct call *c)

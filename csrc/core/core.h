@@ -118,6 +118,7 @@ struct plan {
 	volatile uint32_t lower_owners_used;
 	volatile uint32_t any_changes; /* the record of changes has entries: without any it is not even mapped */
 	volatile uint32_t filters_used;
+	char nodename[65];                    /* that the guest set; empty: none */
 	volatile uint64_t bloom[BLOOM_WORDS]; /* names that a remembered resolution went through */
 	struct cached dirs[DIR_CACHE];        /* by text */
 	struct cached fds[FD_CACHE];          /* by device and inode */
@@ -144,6 +145,8 @@ struct core {
 /* Kinds of directory: where its names are looked up. */
 enum kind { IN_PLAIN, IN_UPPER, IN_LOWER, IN_MERGED };
 enum layer { LAYER_PLAIN, LAYER_UPPER, LAYER_LOWER };
+enum dead { LIVES, DEAD /* deleted, or hidden by the upper: guest is where it was */, FOREIGN /* not of this container */ };
+#define IN_DEEP 4 /* only in the cache: deeper than a path can tell */
 
 struct place {
 	int dfd;         /* host is relative to it; AT_FDCWD for an absolute host */
@@ -154,8 +157,9 @@ struct place {
 	bool dot, dotdot; /* how it ended */
 	bool mounted;    /* it is a mount point */
 	bool slash;      /* a trailing slash was given */
-	bool raw;        /* nothing is known of the directory (deep, deleted, foreign): host is the guest's own words */
-	bool dead;       /* raw, and a lower directory that the upper hides: it has no names any more */
+	bool raw;        /* the directory has no path: host is relative to a descriptor, or a name of it */
+	bool locked;     /* raw, and not to be changed */
+	uint8_t dead;    /* raw, and without names: enum dead */
 	bool found;      /* st is the thing's lstat */
 	bool direct;     /* host is the name itself, relative to the guest's own descriptor */
 	bool magic;      /* a link of /proc that only the kernel can follow */
@@ -194,6 +198,9 @@ struct call {
 	long nr;
 	unsigned long a[6];
 	int hops;    /* links followed outside of a walk */
+	unsigned how;          /* openat2's RESOLVE_* */
+	uint16_t scope_len;    /* RESOLVE_BENEATH, IN_ROOT: the directory that is not left */
+	const char *scope;
 	void *frame; /* the front end's */
 };
 
@@ -274,9 +281,13 @@ long find_text(struct call *c, int dfd, const char *path, unsigned flags, struct
 long place_at(struct call *c, const char *text, size_t n, struct place *p);
 static inline bool readonly(const struct call *c, const struct place *p)
 {
-	return !p->raw && c->core->plan->mounts[p->mount].flags & MOUNT_RO;
+	return p->raw ? p->locked : c->core->plan->mounts[p->mount].flags & MOUNT_RO;
 }
 void close_later(struct call *c, long fd);
+/* For calls that take no dirfd: p->host becomes one that the kernel can find by itself. */
+void one_piece(struct place *p);
+long target(struct call *c, int dfd, const void *path, long flags, struct place *p); /* calls_attr.c */
+long fd_place(struct call *c, int fd, struct place *p);
 size_t decimal(char *to, uint64_t v);
 
 /* ---- union.c ------------------------------------------------------------------------------------------ */
@@ -338,6 +349,7 @@ long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct pla
 long call_raw(struct call *c);
 long open_shown(struct call *c, struct place *p, int flags, long *result); /* proc.c: 1 when answered */
 long proc_readlink(struct call *c, struct place *p, char *to);
+bool proc_is_magic(struct call *c, struct place *p);
 long proc_magic(struct call *c, struct place *p, bool last);
 long read_merged(struct call *c, int fd, struct place *dir, void *to, size_t n);
 #define NO_FD ((int)0x80000000)

@@ -58,18 +58,82 @@ static void add_names(struct core *k, const char *path, size_t n)
 	}
 }
 
+/* Where the directory behind dfd is, as the host names it; w->text. */
+static long path_of(struct call *c, int dfd)
+{
+	char link[40] = "/proc/self/cwd";
+
+	if (dfd != AT_FDCWD) {
+		memcpy(link, "/proc/self/fd/", 14);
+		decimal(link + 14, (unsigned)dfd);
+	}
+	return sys_readlinkat(AT_FDCWD, link, c->w->text, HOST_MAX);
+}
+
+/* Deeper than a path can tell: the first directory above that has one tells what it belongs to. Eight names are less
+ * than what is too much, so that the way up does not lead out of the container. */
+static enum dead deep(struct call *c, int dfd, struct place *p)
+{
+	struct core *k = c->core;
+	uint32_t generation = k->plan->generation;
+	enum layer layer;
+	long r, up, at = dfd;
+	int mount;
+
+	do {
+		up = sys_openat((int)at, "../../../../../../../..", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+		if (at != dfd)
+			sys_close((int)at);
+		if (up < 0)
+			return FOREIGN;
+		at = up;
+		r = path_of(c, (int)at);
+	} while (r == -ENAMETOOLONG);
+	sys_close((int)at);
+	if (r <= 0 || c->w->text[0] != '/' || guest_path(k, c->w->text, (size_t)r, p->guest, &mount, &layer) < 0)
+		return FOREIGN;
+	p->locked = k->plan->mounts[mount].flags & MOUNT_RO || layer == LAYER_LOWER;
+	p->len = 0;
+	p->mount = (uint8_t)mount;
+	p->kind = IN_DEEP;
+	cache_keep_inode(k, generation, p->st.st_dev, p->st.st_ino, p, p->locked);
+	return LIVES;
+}
+
+/* A directory of which there is no path (r says why): its kind of being without. */
+static long pathless(struct call *c, int dfd, struct place *p, long r)
+{
+	enum layer layer;
+	int mount;
+
+	p->raw = p->direct = true;
+	p->locked = false;
+	if (r == -ENAMETOOLONG || r == -ERANGE) {
+		p->dead = deep(c, dfd, p);
+	} else {
+		if (r == -ENOENT)
+			r = path_of(c, dfd);
+		if (r > 10 && p->st.st_nlink == 0 && !memcmp(c->w->text + r - 10, " (deleted)", 10))
+			r -= 10;
+		r = r > 0 && c->w->text[0] == '/' ? guest_path(c->core, c->w->text, (size_t)r, p->guest, &mount, &layer) : -1;
+		p->dead = r < 0 ? FOREIGN : DEAD;
+		p->len = (uint16_t)MAX(r, 0);
+	}
+	p->kind = IN_PLAIN;
+	return 0;
+}
+
 long base_dir(struct call *c, int dfd, struct place *p)
 {
 	struct core *k = c->core;
 	uint32_t generation = k->plan->generation;
-	char *text = c->w->text;
-	char link[40];
 	enum layer layer;
 	int mount, inside;
 	long r;
 
 	p->dfd = dfd;
-	p->raw = p->self = p->slash = p->dot = p->dotdot = p->mounted = p->found = p->magic = p->dead = false;
+	p->raw = p->self = p->slash = p->dot = p->dotdot = p->mounted = p->found = p->magic = false;
+	p->dead = LIVES;
 	p->direct = true;
 	r = sys_fstatat(dfd, "", &p->st, AT_EMPTY_PATH);
 	if (r == -ENOENT || r == -EINVAL) /* AT_EMPTY_PATH is younger than AT_FDCWD */
@@ -79,32 +143,37 @@ long base_dir(struct call *c, int dfd, struct place *p)
 	if ((p->st.st_mode & S_IFMT) != S_IFDIR)
 		return -ENOTDIR;
 	inside = cache_inode(k, p->st.st_dev, p->st.st_ino, p);
+	if (inside >= 0 && p->kind == IN_DEEP) {
+		p->raw = true;
+		p->locked = inside;
+		p->kind = IN_PLAIN;
+		return 0;
+	}
 	if (inside >= 0 && k->plan->mounts[p->mount].flags & MOUNT_CACHE)
 		return inside;
-	if (dfd == AT_FDCWD) {
-		r = sys_getcwd(text, HOST_MAX) - 1;
-	} else {
-		memcpy(link, "/proc/self/fd/", 14);
-		decimal(link + 14, (unsigned)dfd);
-		r = sys_readlinkat(AT_FDCWD, link, text, HOST_MAX);
-	}
-	p->raw = true;
+	r = dfd == AT_FDCWD ? sys_getcwd(c->w->text, HOST_MAX) : path_of(c, dfd);
+	if (r > 0 && dfd == AT_FDCWD)
+		r--;
+	if (r <= 0 || c->w->text[0] != '/' || p->st.st_nlink == 0)
+		return pathless(c, dfd, p, r);
+	r = guest_path(k, c->w->text, (size_t)r, p->guest, &mount, &layer);
+	if (r >= GUEST_MAX - 260) /* no room for a name */
+		return pathless(c, dfd, p, -ENAMETOOLONG);
 	p->kind = IN_PLAIN;
-	if (r < 0 || text[0] != '/' || p->st.st_nlink == 0)
-		return 0;
-	r = guest_path(k, text, (size_t)r, p->guest, &mount, &layer);
-	if (r < 0)
-		return 0;
-	p->len = (uint16_t)r;
-	if (enter(c, p)) {
+	p->len = (uint16_t)MAX(r, 0);
+	if (r < 0 || enter(c, p)) {
+		bool hidden = r >= 0 && layer == LAYER_LOWER && k->plan->mounts[mount].flags & MOUNT_UNION;
+
 		p->raw = p->direct = true;
-		p->dead = layer == LAYER_LOWER && k->plan->mounts[mount].flags & MOUNT_UNION;
+		p->locked = false;
+		p->dead = hidden ? DEAD : FOREIGN;
 		return 0;
 	}
 	/* A lower directory that was deleted or replaced in the upper: only its own names are reachable. */
 	p->raw = k->plan->mounts[mount].flags & MOUNT_UNION && layer == LAYER_LOWER && p->kind == IN_UPPER;
 	p->direct = true;
-	p->dead = p->raw;
+	p->locked = p->raw;
+	p->dead = p->raw ? DEAD : LIVES;
 	if (p->raw)
 		return 0;
 	inside = mounts_inside(k, p->guest, p->len);

@@ -7,6 +7,10 @@
  */
 #include "core/core.h"
 
+#include <linux/openat2.h>
+
+#define SCOPED (RESOLVE_BENEATH | RESOLVE_IN_ROOT)
+
 size_t decimal(char *to, uint64_t v)
 {
 	char digits[24];
@@ -25,6 +29,22 @@ void close_later(struct call *c, long fd)
 {
 	if (fd >= 0 && c->w->n_fds < (int)ARRAY_LEN(c->w->fds))
 		c->w->fds[c->w->n_fds++] = (int)fd;
+}
+
+void one_piece(struct place *p)
+{
+	char head[40] = "/proc/self/fd/";
+	size_t n = strlen(p->host), k;
+
+	if (p->dfd == AT_FDCWD)
+		return;
+	k = 14 + decimal(head + 14, (unsigned)p->dfd);
+	head[k++] = '/';
+	if (n + k >= HOST_MAX)
+		return; /* the kernel will say ENAMETOOLONG */
+	memmove(p->host + k, p->host, n + 1);
+	memcpy(p->host, head, k);
+	p->dfd = AT_FDCWD;
 }
 
 /* A host path beyond the kernel's limit is entered in two steps. */
@@ -86,7 +106,8 @@ long lookup(struct call *c, struct place *p)
 static void fresh(struct place *p)
 {
 	p->dfd = AT_FDCWD;
-	p->raw = p->self = p->slash = p->dot = p->dotdot = p->mounted = p->found = p->direct = p->magic = false;
+	p->raw = p->self = p->slash = p->dot = p->dotdot = p->mounted = p->found = p->direct = p->magic = p->locked = false;
+	p->dead = LIVES;
 }
 
 /* Appends the last name; whether it fits. */
@@ -183,6 +204,15 @@ struct walk {
 	bool keep;      /* the directory part as given may be remembered */
 };
 
+static void to_root(const struct call *c, struct place *p)
+{
+	bool scoped = c->how & RESOLVE_IN_ROOT;
+
+	p->len = scoped ? c->scope_len : c->core->root_len;
+	memcpy(p->guest, scoped ? c->scope : c->core->root, p->len);
+	p->guest[p->len] = 0;
+}
+
 /* Puts the target of a link in front of what is left. */
 static long splice(struct call *c, struct walk *w, struct place *p, const char *target, size_t n)
 {
@@ -201,8 +231,9 @@ static long splice(struct call *c, struct walk *w, struct place *p, const char *
 		buf[n] = '/';
 	w->rest = buf;
 	if (target[0] == '/') {
-		memcpy(p->guest, c->core->root, c->core->root_len);
-		p->len = c->core->root_len;
+		if (c->how & RESOLVE_BENEATH || (c->how & RESOLVE_NO_XDEV && p->mount))
+			return -EXDEV;
+		to_root(c, p);
 	} else {
 		while (p->len && p->guest[p->len - 1] != '/')
 			p->len--;
@@ -219,8 +250,12 @@ static long follow(struct call *c, struct walk *w, struct place *p, bool last)
 	char *link = c->w->link;
 	long r;
 
+	if (c->how & RESOLVE_NO_SYMLINKS)
+		return -ELOOP;
 	if (c->core->plan->mounts[p->mount].flags & MOUNT_PROC) {
 		w->keep = false;
+		if (c->how && proc_is_magic(c, p))
+			return c->how & RESOLVE_NO_MAGICLINKS ? -ELOOP : -EXDEV;
 		r = proc_magic(c, p, last);
 		if (r <= 0)
 			return r ? r : 1;
@@ -233,13 +268,18 @@ static long follow(struct call *c, struct walk *w, struct place *p, bool last)
 	return splice(c, w, p, link, (size_t)r);
 }
 
-static void up(struct call *c, struct place *p)
+static long up(struct call *c, struct place *p)
 {
+	if (c->how & SCOPED && p->len == c->scope_len)
+		return c->how & RESOLVE_IN_ROOT ? 0 : -EXDEV;
 	if (p->len <= c->core->root_len)
-		return;
+		return 0;
+	if (c->how & RESOLVE_NO_XDEV && mount_at(c->core, p->guest, p->len) >= 0)
+		return -EXDEV;
 	while (p->guest[p->len - 1] != '/')
 		p->len--;
 	p->guest[--p->len] = 0;
+	return 0;
 }
 
 /* Takes one name into p. `last` and `follow_it` as they stand. 1: the walk is over. */
@@ -254,6 +294,8 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 		return -ENAMETOOLONG;
 	p->direct = p->found = false;
 	at_mount(c, p);
+	if (p->mounted && c->how & RESOLVE_NO_XDEV)
+		return -EXDEV;
 	if (p->mounted) {
 		w->keep = w->keep && k->plan->mounts[p->mount].flags & MOUNT_CACHE;
 		if (last)
@@ -268,7 +310,7 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 	bloom_add(k, name, n);
 	if (last && !follow_it)
 		return 1;
-	if (!last && !k->root_len && k->plan->mounts[p->mount].flags & MOUNT_CACHE &&
+	if (!last && !k->root_len && !c->how && k->plan->mounts[p->mount].flags & MOUNT_CACHE &&
 	    cache_text(k, p->guest, p->len, p) >= 0)
 		return 0;
 	r = lookup(c, p);
@@ -290,7 +332,7 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 	if ((p->st.st_mode & S_IFMT) != S_IFDIR)
 		return -ENOTDIR;
 	p->kind = (uint8_t)kind_below(c, p);
-	if (k->plan->mounts[p->mount].flags & MOUNT_CACHE && !k->root_len)
+	if (k->plan->mounts[p->mount].flags & MOUNT_CACHE && !k->root_len && !c->how)
 		cache_keep_text(k, w->generation, p->guest, p->len, p, mounts_inside(k, p->guest, p->len));
 	return 0;
 }
@@ -303,19 +345,116 @@ static void here(struct call *c, struct place *p)
 	place_host(c, p, first_layer(p));
 }
 
-/* Names relative to a directory that has no path: the kernel walks. Absolute links would leave the container, so
- * anything but plain names is refused. */
-static long walk_raw(struct place *p, const char *path, size_t n)
+static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p);
+
+/* Names relative to a directory that has no path (p, behind dfd): taken one by one, by descriptors. As soon as
+ * one is reached that has a path the walk goes on there. */
+static long walk_raw(struct call *c, int dfd, unsigned flags, struct place *p)
 {
-	memcpy(p->host, path, n + 1);
-	p->slash = path[n - 1] == '/';
-	return 0;
+	char *buf = c->w->rest, *s = buf;
+	long at = dfd, next, r = 0;
+
+	for (;;) {
+		char *name, *end;
+		bool last, slash, up;
+
+		while (*s == '/')
+			s++;
+		for (name = s; *s && *s != '/';)
+			s++;
+		for (end = s; *s == '/';)
+			s++;
+		last = !*s;
+		slash = last && *end;
+		up = end - name == 2 && !memcmp(name, "..", 2);
+		if (end - name == 1 && *name == '.') {
+			p->dot = last;
+			if (!last)
+				continue;
+			end = name;
+		}
+		if (last && end == name) { /* the directory itself */
+			p->self = true;
+			p->dfd = (int)at;
+			memcpy(p->host, ".", 2);
+			break;
+		}
+		memcpy(p->host, name, (size_t)MIN(end - name, 256));
+		p->host[MIN(end - name, 256)] = 0;
+		if (last && !up && !(slash ? !(flags & KEEP_SLASH) : flags & FOLLOW)) {
+			p->slash = slash;
+			p->dfd = (int)at;
+			break;
+		}
+		next = sys_openat((int)at, p->host, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
+		if (next == -ENOENT && last) {
+			p->slash = slash;
+			p->dfd = (int)at;
+			break;
+		}
+		r = next < 0 ? next : sys_fstat((int)next, &p->st);
+		if (!r && (p->st.st_mode & S_IFMT) == S_IFLNK) {
+			char *link = c->w->link;
+			size_t left = strlen(s);
+
+			r = ++c->hops > MAX_LINKS ? -ELOOP : sys_readlinkat((int)next, "", link, GUEST_MAX - 1);
+			sys_close((int)next);
+			if (r >= 0 && (size_t)r + left + 2 > sizeof c->w->rest)
+				r = -ENAMETOOLONG;
+			if (r <= 0) {
+				r = r ? r : -ENOENT;
+				break;
+			}
+			memmove(buf + r + 1, s, left + 1);
+			memcpy(buf, link, (size_t)r);
+			buf[r] = left || slash ? '/' : 0;
+			s = buf;
+			if (link[0] == '/') {
+				if (at != dfd)
+					sys_close((int)at);
+				return walk(c, AT_FDCWD, buf, strlen(buf), flags, p);
+			}
+			r = 0;
+			continue;
+		}
+		if (!r && last && !up && !slash) { /* no link */
+			sys_close((int)next);
+			p->dfd = (int)at;
+			break;
+		}
+		if (!r && (p->st.st_mode & S_IFMT) != S_IFDIR)
+			r = -ENOTDIR;
+		if (r) {
+			if (next >= 0)
+				sys_close((int)next);
+			break;
+		}
+		if (at != dfd)
+			sys_close((int)at);
+		at = next;
+		if (up) {
+			r = base_dir(c, (int)at, p);
+			if (r >= 0 && p->dead)
+				r = -ENOENT;
+			if (r < 0 || !p->raw) {
+				memmove(buf, s, strlen(s) + 1);
+				r = r < 0 ? r : walk(c, (int)at, *buf ? buf : ".", *buf ? strlen(buf) : 1, flags, p);
+				p->dotdot |= last;
+				break;
+			}
+			p->dotdot = last;
+			r = 0;
+		}
+	}
+	if (at != dfd)
+		close_later(c, at);
+	return r;
 }
 
 static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
 {
 	struct core *k = c->core;
-	struct walk w = { .rest = c->w->rest, .generation = k->plan->generation, .keep = !k->root_len };
+	struct walk w = { .rest = c->w->rest, .generation = k->plan->generation, .keep = !k->root_len && !c->how };
 	bool absolute = path[0] == '/';
 	size_t dir = n;
 	long r;
@@ -323,8 +462,9 @@ static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned f
 	memmove(w.rest, path, n + 1);
 	fresh(p);
 	if (absolute) {
-		memcpy(p->guest, k->root, k->root_len + 1);
-		p->len = k->root_len;
+		if (c->how & RESOLVE_BENEATH)
+			return -EXDEV;
+		to_root(c, p);
 		r = enter(c, p);
 		while (dir && path[dir - 1] == '/')
 			dir--;
@@ -335,10 +475,20 @@ static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned f
 		w.keep = false;
 		r = base_dir(c, dfd, p);
 		p->direct = false;
-		if (r >= 0 && p->dead && !(path[0] == '.' && (n == 1 || (n == 2 && path[1] == '/'))))
-			return -ENOENT;
-		if (r >= 0 && p->raw)
-			return walk_raw(p, path, n);
+		if (r >= 0 && p->raw && !p->dead)
+			return c->how & ~(unsigned)RESOLVE_CACHED ? -ENOSYS : walk_raw(c, dfd, flags, p);
+		if (r >= 0 && p->dead) {
+			while (w.rest[0] == '/' || (w.rest[0] == '.' && (w.rest[1] == '/' || !w.rest[1])))
+				w.rest++;
+			if (!w.rest[0]) {
+				p->self = p->dot = true;
+				memcpy(p->host, ".", 2);
+				return 0;
+			}
+			if (p->dead == FOREIGN || w.rest[0] != '.' || w.rest[1] != '.' || (w.rest[2] && w.rest[2] != '/'))
+				return -ENOENT;
+			p->dead = LIVES; /* what was above it, as the kernel remembers it */
+		}
 	}
 	if (r < 0)
 		return r;
@@ -362,8 +512,9 @@ static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned f
 			continue;
 		}
 		if (name[0] == '.' && name[1] == '.' && end - name == 2) {
-			up(c, p);
-			r = enter(c, p);
+			r = up(c, p);
+			if (!r)
+				r = enter(c, p);
 			if (r)
 				return r;
 			if (last)
@@ -394,7 +545,7 @@ long resolve_text(struct call *c, int dfd, const char *path, size_t n, unsigned 
 
 	if (n == 0)
 		return -ENOENT;
-	r = quick(c, dfd, path, n, p);
+	r = c->how ? 0 : quick(c, dfd, path, n, p);
 	if (r < 0)
 		return r;
 	if (r && (!(flags & FOLLOW) || p->mounted))

@@ -163,6 +163,14 @@ static long link_text(struct call *c, struct place *p, char *to, enum how *how)
 	return r;
 }
 
+bool proc_is_magic(struct call *c, struct place *p)
+{
+	uint64_t pid;
+	const char *leaf = split(c->core, p, &pid);
+
+	return leaf && (str_eq(leaf, "exe") || str_eq(leaf, "cwd") || str_eq(leaf, "root") || str_chr(leaf, '/'));
+}
+
 long proc_readlink(struct call *c, struct place *p, char *to)
 {
 	enum how how;

@@ -18,7 +18,7 @@ const struct entry table[] = {
 	T(openat), T(openat2), T(newfstatat), T(statx), T(faccessat), T(faccessat2), T(readlinkat), T(statfs),
 	T(getdents64), T(getcwd), T(chdir), T(chroot), T(inotify_add_watch), T(mkdirat), T(mknodat), T(unlinkat),
 	T(symlinkat), T(linkat), T(renameat2), T(fchmodat), T(fchmodat2), T(fchmod), T(fchownat), T(fchown), T(truncate),
-	T(utimensat), T(setxattr), T(lsetxattr), T(fsetxattr), T(getxattr), T(lgetxattr), T(listxattr), T(llistxattr),
+	T(utimensat), T(setxattr), T(lsetxattr), T(fsetxattr), T(getxattr), T(lgetxattr), T(fgetxattr), T(listxattr), T(llistxattr), T(flistxattr),
 	T(removexattr), T(lremovexattr), T(fremovexattr), T(name_to_handle_at), IF(fstat, OPT_OWNERS),
 #ifdef __NR_renameat
 	T(renameat),
@@ -34,7 +34,7 @@ const struct entry table[] = {
 	IF(getuid, IDS), IF(geteuid, IDS), IF(getgid, IDS), IF(getegid, IDS), IF(getresuid, IDS), IF(getresgid, IDS),
 	IF(getgroups, IDS), IF(setuid, IDS), IF(setgid, IDS), IF(setreuid, IDS), IF(setregid, IDS), IF(setresuid, IDS),
 	IF(setresgid, IDS), IF(setgroups, IDS), IF(setfsuid, IDS), IF(setfsgid, IDS), IF(capget, IDS), IF(capset, IDS), T(uname),
-	ROOT(sethostname), ROOT(setdomainname),
+	IF(sethostname, OPT_FAKE_ROOT), ROOT(setdomainname),
 	/* what would leave the container, or what a later translation could not follow */
 	T(unshare), T(setns), GONE(clone3), GONE(io_uring_setup), GONE(io_uring_enter), GONE(io_uring_register),
 	NO(open_by_handle_at), NO(mount), NO(umount2), NO(pivot_root), NO(swapon), NO(swapoff), NO(acct), NO(quotactl),
@@ -67,6 +67,7 @@ long core_call(struct call *c)
 	long r;
 
 	c->hops = 0;
+	c->how = 0;
 	c->w->n_fds = 0;
 	if (c->nr < 0 || c->nr >= table_size || table[c->nr].act == DENY_ENOSYS)
 		return -ENOSYS;

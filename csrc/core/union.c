@@ -362,11 +362,9 @@ long copy_up(struct call *c, struct place *p, bool data)
 
 long for_change(struct call *c, struct place *p)
 {
-	if (p->raw)
-		return 0;
 	if (readonly(c, p))
 		return -EROFS;
-	return copy_up(c, p, true);
+	return p->raw ? 0 : copy_up(c, p, true);
 }
 
 /* ---- hiding ------------------------------------------------------------------------------------------- */

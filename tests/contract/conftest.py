@@ -138,6 +138,7 @@ class Arena:
 
     def run(self, engine: Engine, *argv: str, **changes: Any) -> subprocess.CompletedProcess[str]:
         launcher = changes.pop("launcher", ())
+        pass_fds = changes.pop("pass_fds", ())
         spec = self.spec(*argv, **changes)
         options: dict[str, Any] = {
             "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True,
@@ -147,7 +148,7 @@ class Arena:
             command = [*launcher, sys.executable, "-m", "tests.contract.start", engine.name]
             del options["stdin"]
             return subprocess.run(command, **options, input=spec.to_json(), check=False, timeout=250)
-        guard = spawn(spec, engine.launch(spec), **options)
+        guard = spawn(spec, engine.launch(spec), pass_fds=pass_fds, **options)
         out, _ = guard.communicate(timeout=250)
         return subprocess.CompletedProcess(argv, guard.returncode, out, "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,27 @@ def test_cases_in_confinement(engine: Engine, arena: Arena, programs: dict[str, 
     failed = {line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("FAIL ")}
     assert failed <= EXPECTED[engine.name] | CONFINED.get(engine.name, set()), done.stdout
     assert " passed, " in done.stdout, done.stdout
+
+
+def test_a_directory_from_outside_has_no_names(
+    arena: Arena, programs: dict[str, str], tmp_path: Path
+) -> None:
+    """What is below and above a descriptor that leads out of the container stays out of reach."""
+    from udk.engines.trap import TrapEngine
+
+    (tmp_path / "outside/sub").mkdir(parents=True)
+    for name in ("secret", "sub/secret"):
+        (tmp_path / "outside" / name).write_text("secret")
+    fd = os.open(tmp_path / "outside", os.O_RDONLY)
+    try:
+        done = arena.run(
+            TrapEngine(), programs["glibc"], "a_directory_from_outside_has_no_names",
+            env={"CONTRACT_OUTSIDE": str(fd)}, pass_fds=(fd,),
+        )  # fmt: skip
+    finally:
+        os.close(fd)
+    assert "1 passed, 0 failed" in done.stdout, done.stdout
+    assert not (tmp_path / "outside/new").exists()
 
 
 # Natively absent on such a node, or what the cases use themselves to judge.

@@ -3,6 +3,7 @@
 
 #include <grp.h>
 #include <sys/sysmacros.h>
+#include <sys/utsname.h>
 #include <sys/xattr.h>
 
 static void need_root(void)
@@ -148,4 +149,13 @@ CASE(emulated_chroot)
 	CHECK(chroot("root") == 0 && chdir("/") == 0 && getcwd(b, sizeof b) && !strcmp(b, "/"));
 	CHECK(same("/etc/here", "inside") && same("/link", "inside") && !there("/etc/passwd"));
 	CHECK(stat("/..", &s) == 0 && s.st_ino == a.st_ino);
+}
+
+CASE(host_name)
+{
+	struct utsname u;
+
+	need_root();
+	CHECK(!sethostname("elsewhere", 9) && !uname(&u) && !strcmp(u.nodename, "elsewhere"));
+	FAILS(sethostname("x", 65), EINVAL);
 }

@@ -273,3 +273,27 @@ CASE(binds)
 	CHECK(chdir("/rw/nested") == 0 && same("file", "nested") && same("../file", "bind"));
 	CHECK(symlink("/etc/passwd", "/rw/abs") == 0 && stat("/rw/abs", &s) == 0 && unlink("/rw/abs") == 0);
 }
+
+/* What guest root gives to files is there when it looks, and tools that copy it find no error. */
+CASE(security_attributes)
+{
+	static const char cap[20] = { 0, 0, 0, 2, 1 };
+	char v[64];
+	int fd;
+
+	if (!getenv("CONTRACT_FAKE_ROOT"))
+		return;
+	put("f", "x");
+	CHECK(!setxattr("f", "security.mine", "value", 5, 0));
+	CHECK(getxattr("f", "security.mine", v, sizeof v) == 5 && !memcmp(v, "value", 5));
+	CHECK(listxattr("f", v, sizeof v) == 14 && !strcmp(v, "security.mine"));
+	FAILS(setxattr("f", "security.mine", "v", 1, XATTR_CREATE), EEXIST);
+	fd = open("f", O_RDONLY);
+	CHECK(!fsetxattr(fd, "security.capability", cap, sizeof cap, 0) && flistxattr(fd, NULL, 0) == 34);
+	CHECK(fgetxattr(fd, "security.capability", v, sizeof v) == sizeof cap && !memcmp(v, cap, sizeof cap));
+	CHECK(!fremovexattr(fd, "security.mine") && !lremovexattr("f", "security.capability"));
+	FAILS(getxattr("f", "security.mine", v, sizeof v), ENODATA);
+	CHECK(listxattr("f", v, sizeof v) == 0);
+	FAILS(setxattr("f", "trusted.mine", "v", 1, 0), EPERM);
+	CHECK(!setxattr(L "/tree", "security.mine", "v", 1, 0) && listxattr(L "/tree", v, sizeof v) == 14);
+}

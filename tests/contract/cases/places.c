@@ -1,0 +1,106 @@
+/* Directories without a path of their own, and walks that must stay inside of one. */
+#include "case.h"
+
+#include <linux/openat2.h>
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+
+#define LEVELS 100
+
+static int same_file(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return !stat(a, &x) && !stat(b, &y) && x.st_ino == y.st_ino && x.st_dev == y.st_dev;
+}
+
+CASE(deeper_than_a_path_can_tell)
+{
+	char name[101], up[3 * LEVELS + 40] = "", c[64];
+
+	memset(name, 'd', 100);
+	name[100] = 0;
+	for (int i = 0; i < LEVELS; i++) {
+		CHECK(!mkdir(name, 0755) && !chdir(name));
+		strcat(up, "../");
+	}
+	put("f", "text");
+	CHECK(!symlink("f", "l") && !symlink("/etc/passwd", "absolute") && !symlink("..", "up"));
+	CHECK(same("l", "text") && same_file("absolute", "/etc/passwd"));
+	CHECK(!mkdir("up/other", 0700) && !rmdir("../other"));
+	CHECK(same_file(up, "/tmp/case-deeper_than_a_path_can_tell"));
+	strcat(up, "../../../../../../etc/passwd");
+	CHECK(same_file(up, "/etc/passwd")); /* and not the host's */
+	CHECK(!rename("f", "g") && !unlink("g") && !unlink("l") && !unlink("absolute") && !unlink("up"));
+	for (int i = 0; i < LEVELS; i++)
+		CHECK(!chdir("..") && !rmdir(name));
+	CHECK(getcwd(c, sizeof c) && !strcmp(c, "/tmp/case-deeper_than_a_path_can_tell"));
+}
+
+CASE(a_deleted_directory)
+{
+	struct stat st;
+	char c[64];
+
+	CHECK(!mkdir("gone", 0755) && !chdir("gone") && !rmdir("../gone"));
+	CHECK(!stat(".", &st) && same_file("..", "/tmp/case-a_deleted_directory"));
+	FAILS(stat("x", &st), ENOENT);
+	FAILS(mkdir("x", 0755), ENOENT);
+	FAILS(open("x", O_CREAT | O_WRONLY, 0644), ENOENT);
+	CHECK(same_file("../../../../../../../etc/passwd", "/etc/passwd"));
+	CHECK(!chdir("..") && getcwd(c, sizeof c));
+}
+
+/* Descriptors may come from outside: names relative to them must not reach what the container does not have. */
+CASE(a_directory_from_outside_has_no_names)
+{
+	struct stat st;
+	const char *number = getenv("CONTRACT_OUTSIDE");
+	int fd;
+
+	if (!number)
+		return;
+	fd = atoi(number);
+	CHECK(!fstat(fd, &st) && S_ISDIR(st.st_mode));
+	CHECK(openat(fd, "secret", O_RDONLY) < 0 && errno == ENOENT);
+	CHECK(openat(fd, "sub/secret", O_RDONLY) < 0 && errno == ENOENT);
+	CHECK(openat(fd, "..", O_RDONLY) < 0 && openat(fd, "../outside/secret", O_RDONLY) < 0);
+	CHECK(!fchdir(fd) && openat(AT_FDCWD, "./secret", O_RDONLY) < 0 && open("../outside/secret", O_RDONLY) < 0);
+	CHECK(open("new", O_CREAT | O_WRONLY, 0644) < 0 && !chdir("/") && there("etc"));
+}
+
+static int opened(int dir, const char *path, uint64_t resolve)
+{
+	struct open_how how = { .flags = O_RDONLY, .resolve = resolve };
+	int fd = (int)syscall(SYS_openat2, dir, path, &how, sizeof how);
+
+	if (fd < 0)
+		return errno;
+	close(fd);
+	return 0;
+}
+
+CASE(restricted_opening)
+{
+	int d;
+
+	CHECK(!mkdir("d", 0755) && !mkdir("d/e", 0755));
+	put("f", "outer");
+	put("d/f", "inner");
+	CHECK(!symlink("f", "d/l") && !symlink("/f", "d/abs") && !symlink("../f", "d/out") && !symlink("e", "d/el"));
+	d = open("d", O_RDONLY);
+	if (opened(d, "f", 0) == ENOSYS)
+		return;
+	CHECK(opened(d, "l", RESOLVE_BENEATH) == 0 && opened(d, "el/../f", RESOLVE_BENEATH) == 0);
+	CHECK(opened(d, "abs", RESOLVE_BENEATH) == EXDEV && opened(d, "out", RESOLVE_BENEATH) == EXDEV);
+	CHECK(opened(d, "..", RESOLVE_BENEATH) == EXDEV && opened(d, "/f", RESOLVE_BENEATH) == EXDEV);
+	CHECK(opened(d, "e/../..", RESOLVE_BENEATH) == EXDEV && opened(d, "nope", RESOLVE_BENEATH) == ENOENT);
+	CHECK(opened(d, "abs", RESOLVE_IN_ROOT) == 0 && opened(d, "../../../f", RESOLVE_IN_ROOT) == 0);
+	CHECK(opened(d, "/etc/passwd", RESOLVE_IN_ROOT) == ENOENT);
+	CHECK(opened(d, "l", RESOLVE_NO_SYMLINKS) == ELOOP && opened(d, "el/../f", RESOLVE_NO_SYMLINKS) == ELOOP);
+	CHECK(opened(d, "f", RESOLVE_NO_SYMLINKS) == 0);
+	CHECK(opened(d, "/proc/self/fd/0", RESOLVE_NO_MAGICLINKS) == ELOOP);
+	CHECK(opened(d, "/proc/version", RESOLVE_NO_XDEV) == EXDEV && opened(d, "f", RESOLVE_NO_XDEV) == 0);
+	CHECK(opened(d, "f", 64) == EINVAL && opened(d, "f", RESOLVE_BENEATH | RESOLVE_IN_ROOT) == EINVAL);
+}
