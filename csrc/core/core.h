@@ -58,6 +58,7 @@ enum plan_options {
 	OPT_WHITEOUT_FILE = 16, /* whiteouts are .wh.NAME files: the upper's file system refuses 0:0 devices */
 	OPT_RECORD_BY_PATH = 32, /* too many record entries for an index by inode */
 	OPT_NO_NETWORK = 64,
+	OPT_EAGER = 256, /* preload: calls are redirected by changed code, there is no filter */
 	OPT_NOEXEC = 128, /* some tree is on a noexec mount: map code by copying it */
 };
 
@@ -107,7 +108,7 @@ struct plan {
 	uint32_t host_uid, host_gid; /* the caller's */
 	uint32_t lower_uid;          /* owner of the lower tree */
 	uint64_t upper_dev, lower_dev;
-	uint32_t loader, state, work, changes, record, hostname, sockets, cwd; /* strings */
+	uint32_t loader, state, work, changes, record, hostname, sockets, cwd, code; /* strings */
 	uint32_t strings_used;
 	struct mount mounts[MAX_MOUNTS];
 	char strings[PLAN_STRINGS];

@@ -1,6 +1,8 @@
 /* One call: from the signal handler or from a patched site to its answer. */
 #include "trap/trap.h"
 
+#include "preload/eager.h"
+
 #include <linux/seccomp.h>
 
 #ifndef PR_SET_SECCOMP
@@ -88,10 +90,10 @@ static bool changes_ids(long nr)
 
 long trap_call(struct call *c)
 {
-	const struct entry *e = trap_entry_of(c->nr);
+	const struct entry *own = self.eager ? eager_entry_of(c->nr) : NULL, *e = own ? own : trap_entry_of(c->nr);
 	long r;
 
-	if (e >= front && e < front + ARRAY_LEN(front) && e->handler) {
+	if (own || (e >= front && e < front + ARRAY_LEN(front) && e->handler)) {
 		c->w->n_fds = 0;
 		c->hops = 0;
 		r = e->handler(c);
@@ -129,7 +131,15 @@ int on_trap(int sig, struct info *info, struct frame *f)
 	long nr = info->nr;
 	uint32_t action;
 
-	if (info->code != SYS_SECCOMP_ || (info->error & 0xffff) != TRAP_MAGIC) {
+	if (self.eager) {
+		int what = info->code > 0 ? on_undefined(f) : 0;
+
+		if (!what)
+			deliver_sigsys(sig, info, f);
+		if (what != 1)
+			return 0;
+		nr = FRAME_NUMBER(f);
+	} else if (info->code != SYS_SECCOMP_ || (info->error & 0xffff) != TRAP_MAGIC) {
 		deliver_sigsys(sig, info, f);
 		return 0;
 	}

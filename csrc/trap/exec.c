@@ -4,6 +4,8 @@
  */
 #include "trap/trap.h"
 
+#include "preload/eager.h"
+
 /* "ruid euid ... n groups" in hexadecimal, for the next program. */
 static void ids_text(const struct ids *i, char *to, size_t size)
 {
@@ -68,6 +70,12 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 		r = count(argv, &n);
 	if (r)
 		return r;
+	if (self.eager && is_static(c)) {
+		self.refused = true;
+		say(2, "udk: error: %s is a static program, which the preload engine cannot run; the engines namespace, trap and ptrace can\n",
+		    p->guest);
+		return -EACCES;
+	}
 	if (g->set_uid != (uint32_t)-1)
 		ids.euid = ids.suid = ids.fsuid = g->set_uid;
 	if (g->set_gid != (uint32_t)-1)

@@ -5,6 +5,8 @@
  */
 #include "trap/trap.h"
 
+#include "preload/eager.h"
+
 #include <linux/auxvec.h>
 #include <linux/elf-em.h>
 #include <linux/elf.h>
@@ -159,6 +161,11 @@ static long map_image(struct image *m, unsigned long hint)
 		r = map_segment(m, p);
 		if (r)
 			return r;
+		if (p->p_flags & PF_X && self.eager) {
+			r = code_mapped(DOWN(a), UP(a + p->p_filesz) - DOWN(a), m->fd, p->p_offset - (a - DOWN(a)), protection(p->p_flags));
+			if (r)
+				return r;
+		}
 		if (p->p_flags & PF_X) {
 			m->text[0] = a;
 			m->text[1] = a + p->p_filesz;
@@ -289,6 +296,11 @@ NORETURN void load(unsigned long *stack)
 	fd_to_close = (int)hex_word(&flags);
 	self.patch = k->plan->options & OPT_PATCH;
 	self.fast_return = k->plan->options & OPT_FAST_RETURN;
+	self.eager = k->plan->options & OPT_EAGER;
+	if (self.eager) {
+		self.patch = false; /* all of it is */
+		eager_start();
+	}
 	own_memory_init();
 	signals_start();
 	filter_start();

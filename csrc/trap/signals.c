@@ -7,7 +7,7 @@
  */
 #include "trap/trap.h"
 
-#define SIGSYS_ 31
+#define SIGSYS_ self.signal /* or SIGILL, see there */
 #define THREADS 64
 
 struct process self;
@@ -90,7 +90,7 @@ bool deliver_sigsys(int sig, struct info *info, struct frame *f)
 {
 	struct ksigaction act = self.sigsys;
 	int i = n_blockers ? blocker((int)sys_gettid()) : -1;
-	bool forced = info->code == SYS_SECCOMP_;
+	bool forced = info->code > 0;
 	sigmask mask;
 
 	if (i >= 0 && !forced) {
@@ -128,8 +128,10 @@ static void install_fault(int sig)
 
 void signals_start(void)
 {
-	sigmask mask = SIGBIT(SIGSYS_);
+	sigmask mask;
 
+	self.signal = self.eager ? SIGILL : SIGSYS;
+	mask = SIGBIT(SIGSYS_);
 	if (self.ignored & 1)
 		self.sigsys.handler = SIG_IGN;
 	install(SIGSYS_, trap_entry, SA_NODEFER_ | SA_ONSTACK_);

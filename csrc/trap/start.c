@@ -4,10 +4,13 @@
  *                             runs ARGV in the container
  *   udk-trap join STATE FD ARGV...   the same in the container whose state file this is; FD has ids and directory
  *   udk-trap probe            0 when the mechanism works here: a filter, a trap, and the way back
+ *   udk-trap probe-code       0 when code can be changed here
  *
  * Started with the engine's mark in argv[0] it is the loader: one of its own execve calls got it here.
  */
 #include "trap/trap.h"
+
+#include "preload/eager.h"
 
 #define EXIT_UDK 125
 
@@ -129,7 +132,15 @@ NORETURN static void run(char **argv, char **envp)
 	k->ids = (struct ids){ plan.uid, plan.uid, plan.uid, plan.uid, plan.gid, plan.gid, plan.gid, plan.gid, plan.n_groups, { 0 } };
 	memcpy(k->ids.groups, plan.groups, sizeof plan.groups);
 	own_memory_init();
-	r = filter_install(k->plan);
+	self.eager = k->plan->options & OPT_EAGER;
+	if (self.eager) {
+		sys_prctl(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0, 0, 0);
+		r = k->plan->options & OPT_NO_NETWORK ? network_filter() : 0;
+		if (r)
+			fail("the preload engine without a network needs a system-call filter,", "which this node refuses", r);
+	} else {
+		r = filter_install(k->plan);
+	}
 	if (r)
 		fail("this node refuses", "the system-call filter", r);
 	if (!argv[0])
@@ -148,6 +159,8 @@ NORETURN static void run(char **argv, char **envp)
 	if (r)
 		fail("the working directory", cwd, r);
 	r = exec_command(argv, envp);
+	if (self.refused)
+		sys_exit(EXIT_UDK);
 	say(2, "udk: error: %s: %s\n", argv[0], r == -ENOEXEC ? "not a program for this machine (32-bit programs need another engine)" : errno_text(r));
 	sys_exit(r == -ENOENT || r == -ENOTDIR ? 127 : 126);
 }
@@ -156,12 +169,8 @@ NORETURN static void run(char **argv, char **envp)
 
 /* Tries what the engine rests on, in this very process: a trap by the filter, and its answer. The instruction is
  * executed from outside of the exempt text. */
-static int probe(void)
+static void probe_plan(void)
 {
-	unsigned long args[6] = { (unsigned long)"/udk-probe", 0, 0, 0, 0, 0 };
-	long (*outside)(long, const unsigned long *) = (long (*)(long, const unsigned long *))(PLAN_AT - 4096);
-	long r;
-
 	plan.options = OPT_FAST_RETURN;
 	plan.n_mounts = 1;
 	plan.mounts[0].flags = MOUNT_CACHE;
@@ -173,6 +182,15 @@ static int probe(void)
 	self.core.plan = &plan;
 	self.fast_return = true;
 	own_memory_init();
+}
+
+static int probe(void)
+{
+	unsigned long args[6] = { (unsigned long)"/udk-probe", 0, 0, 0, 0, 0 };
+	long (*outside)(long, const unsigned long *) = (long (*)(long, const unsigned long *))(PLAN_AT - 4096);
+	long r;
+
+	probe_plan();
 	signals_start();
 	self.filter = 1;
 	filter_start();
@@ -202,6 +220,10 @@ int main(int argc, char **argv, char **envp)
 
 	if (argc == 2 && str_eq(argv[1], "probe"))
 		return probe();
+	if (argc == 2 && str_eq(argv[1], "probe-code")) {
+		probe_plan();
+		return eager_probe();
+	}
 	if (argc >= 4 && str_eq(argv[1], "run") && parse_u64(argv[2], 10, &fd)) {
 		read_plan((int)fd, false);
 		make_plan();
@@ -216,7 +238,7 @@ int main(int argc, char **argv, char **envp)
 			fail("the container's state", argv[2], r);
 		run(argv + 4, envp);
 	}
-	say(2, "usage: udk-trap run FD COMMAND... | join STATE FD COMMAND... | probe\n");
+	say(2, "usage: udk-trap run FD COMMAND... | join STATE FD COMMAND... | probe | probe-code\n");
 	return EXIT_UDK;
 }
 

@@ -30,6 +30,7 @@ struct frame {
 	sigmask mask;
 };
 #define FRAME_RESULT(f) ((f)->regs[REG_RAX])
+#define FRAME_NUMBER(f) ((int)(f)->regs[REG_RAX])
 #define FRAME_PC(f) ((f)->regs[REG_RIP])
 #define FRAME_SP(f) ((f)->regs[REG_RSP])
 #define FRAME_ARG(f, i) ((f)->regs[((const uint8_t[]){ REG_RDI, REG_RSI, REG_RDX, REG_R10, REG_R8, REG_R9 })[i]])
@@ -43,6 +44,7 @@ struct frame {
 	unsigned long fault_address, regs[31], sp, pc, pstate;
 };
 #define FRAME_RESULT(f) ((f)->regs[0])
+#define FRAME_NUMBER(f) ((int)(f)->regs[8])
 #define FRAME_PC(f) ((f)->pc)
 #define FRAME_SP(f) ((f)->sp)
 #define FRAME_ARG(f, i) ((f)->regs[i])
@@ -68,13 +70,16 @@ struct info { /* siginfo, as far as it is used */
 struct process {
 	struct core core;
 	int pid;                       /* whose memory this is: a vfork child is another process in it */
-	struct ksigaction sigsys;      /* the guest's SIGSYS action, never the kernel's */
+	struct ksigaction sigsys;      /* the guest's action for that signal, never the kernel's */
 	struct ksigaction fault[2];    /* the guest's SIGSEGV and SIGBUS actions, wrapped in ours */
 	uint64_t mask_had_sigsys;      /* by signal: the guest's sa_mask holds SIGSYS, the kernel's does not */
 	uint32_t filter;               /* 1 + offset of the newest guest seccomp program in the plan, or 0 */
 	int ignored;                   /* bits: SIGSYS 1, SIGSEGV 2, SIGBUS 4 were ignored by whoever exec'ed us */
 	struct { int pid; struct ids ids; } vfork; /* ids of a child that shares our memory */
 	bool fast_return, patch;
+	bool eager;  /* the preload engine: no filter, changed code */
+	bool refused; /* an exec, with a line that says why */
+	int signal;  /* by which calls come: SIGSYS, or SIGILL from changed code; never blocked */
 };
 extern struct process self;
 

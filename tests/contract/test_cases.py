@@ -12,10 +12,14 @@ from tests.contract.conftest import BUILDS, Arena
 from tests.support.needs import require
 from udk.engines.base import Engine
 
+EMULATING = ("trap", "preload")  # engines where guest root may do what root may
+# Engines that refuse programs without an interpreter.
+DYNAMIC_ONLY = ("preload",)
 # What an engine does differently, and why that is right for it.
 EXPECTED: dict[str, set[str]] = {
     "namespace": set(),
     "trap": set(),
+    "preload": set(),
     "runc": set(),
 }
 # And what --confine keeps from it.
@@ -43,8 +47,12 @@ def test_cases(engine: Engine, arena: Arena, programs: dict[str, str], build: st
     if build not in programs:
         require(BUILDS[build][0])
     before = snapshot(arena.root)
-    env = {"CONTRACT_FAKE_ROOT": "1"} if engine.name == "trap" else {}
+    env = {"CONTRACT_FAKE_ROOT": "1"} if engine.name in EMULATING else {}
     done = arena.run(engine, programs[build], env=env)
+    if "static" in build and engine.name in DYNAMIC_ONLY:
+        assert done.returncode == 125 and "is a static program" in done.stdout, done.stdout
+        assert done.stdout.count("\n") == 1 and snapshot(arena.root) == before
+        return
     failed = {line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("FAIL ")}
     assert failed <= EXPECTED[engine.name], done.stdout
     assert " passed, " in done.stdout, done.stdout
@@ -54,7 +62,7 @@ def test_cases(engine: Engine, arena: Arena, programs: dict[str, str], build: st
 @pytest.mark.slow
 def test_cases_in_confinement(engine: Engine, arena: Arena, programs: dict[str, str]) -> None:
     """A payload that stays inside notices little of it."""
-    env = {"CONTRACT_FAKE_ROOT": "1"} if engine.name == "trap" else {}
+    env = {"CONTRACT_FAKE_ROOT": "1"} if engine.name in EMULATING else {}
     done = arena.run(engine, programs["glibc"], env=env, confine="allow-unix")
     failed = {line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("FAIL ")}
     assert failed <= EXPECTED[engine.name] | CONFINED.get(engine.name, set()), done.stdout

@@ -141,9 +141,10 @@ def _circumstances() -> str:
     return "/".join(p.replace(" ", "_").replace("/", "_") for p in parts)
 
 
-def _cache_path() -> str:
-    """A file in the user's own runtime or temporary directory: what it says is about this node only, while a
-    store may be shared by many."""
+def private_directory() -> str:
+    """The user's own directory for udk on this node, "" where there can be none.
+
+    What lies in it is about this node only, while a store may be shared by many."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     directory = f"{runtime}/udk" if runtime.startswith("/") else f"/tmp/udk-run-{os.geteuid()}"
     try:
@@ -154,7 +155,12 @@ def _cache_path() -> str:
         return ""
     st = os.lstat(directory)
     # somebody else's directory could make us believe anything
-    return f"{directory}/probes" if st.st_uid == os.geteuid() and st.st_mode & 0o170077 == 0o040000 else ""
+    return directory if st.st_uid == os.geteuid() and st.st_mode & 0o170077 == 0o040000 else ""
+
+
+def _cache_path() -> str:
+    directory = private_directory()
+    return f"{directory}/probes" if directory else ""
 
 
 def _lines() -> list[str]:

@@ -35,9 +35,13 @@ _STATE = "trap"  # a link beside the upper, to the directory of the run's state
 
 class TrapEngine(Engine):
     name = "trap"
-    aliases = ("T1",)
+    aliases: tuple[str, ...] = ("T1",)
     boundary = "landlock"
     capabilities = frozenset(("overlay", "readonly", "hostname", "static", "fake-root"))
+    probe_word = "probe"  # what udk-trap is to try
+    refused = (
+        "a system-call filter with traps does not work here (seccomp is refused, or this is an emulator)"
+    )
 
     def probe(self) -> str:
         if not os.path.exists(LOADER):
@@ -50,7 +54,7 @@ class TrapEngine(Engine):
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
             try:
-                os.execv(LOADER, [LOADER, "probe"])  # noqa: S606
+                os.execv(LOADER, [LOADER, self.probe_word])  # noqa: S606
             finally:
                 os._exit(126)
         _, status = os.waitpid(pid, 0)
@@ -58,9 +62,7 @@ class TrapEngine(Engine):
             return ""
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 126:
             return f"{LOADER} cannot be executed; install udk on a file system without noexec"
-        return (
-            "a system-call filter with traps does not work here (seccomp is refused, or this is an emulator)"
-        )
+        return self.refused
 
     def reasons_against(self, spec: RunSpec) -> list[str]:
         reasons = []
@@ -86,13 +88,11 @@ class TrapEngine(Engine):
 
         home = _state_directory(spec)
         words: list[str] = []
-        options = _PATCH | _FAST_RETURN | _OWNERS
+        options = _FAST_RETURN | _OWNERS | self.mechanism(spec, words)
         if spec.identity.fake_root:
             options |= _FAKE_ROOT
         if spec.network == "none":
             options |= _NO_NETWORK
-        if os.environ.get("UDK_TRAP_PATCH") == "0":
-            options &= ~_PATCH
         if os.environ.get("UDK_TRAP_FAST_RETURN") == "0":
             options &= ~_FAST_RETURN
         words += _root(spec, home)
@@ -120,6 +120,10 @@ class TrapEngine(Engine):
             fds=(fd,),
             plan=(*plan, *_confined(spec, home, fd)),
         )
+
+    def mechanism(self, spec: RunSpec, words: list[str]) -> int:
+        """The options by which calls come to the engine; what else it must be told is added to ``words``."""
+        return 0 if os.environ.get("UDK_TRAP_PATCH") == "0" else _PATCH
 
     def join(self, spec: RunSpec, pid: int) -> Launch:
         from udk.engines.plan import to_descriptor

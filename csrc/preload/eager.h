@@ -1,0 +1,34 @@
+/* The preload engine's part of the trap program: calls are redirected by changed code instead of a seccomp filter. */
+#ifndef UDK_PRELOAD_EAGER_H
+#define UDK_PRELOAD_EAGER_H
+
+#include "preload/code.h"
+#include "trap/trap.h"
+
+extern uint8_t call_verdicts[VERDICTS];
+extern char eager_known[], eager_unknown[];
+
+/* Only AF_UNIX sockets, even for code that is made at run time. 0 or -errno where the node has no seccomp. */
+long network_filter(void);
+/* After the plan is there. */
+void eager_start(void);
+const struct entry *eager_entry_of(long nr); /* NULL: as without a filter's absence */
+/* SIGILL at one of our sites: true when it was one. */
+int on_undefined(struct frame *f); /* 0: not ours; 1: a call for `answer`; 2: done, the frame goes on elsewhere */
+/* Tries it in this process, on a page of its own: 0 when it works. */
+int eager_probe(void);
+/* A program without an interpreter that is not a loader either: refused. */
+bool is_static(struct call *c);
+
+/* ---- map.c */
+
+/* [at, at+n) was mapped from offset `off` of the file, or holds code otherwise (fd < 0). 0 or -errno. */
+long code_mapped(unsigned long at, size_t n, int fd, uint64_t off, int prot);
+/* Memory holds code and is to have this protection. */
+long memory_made_executable(unsigned long at, size_t n, int prot);
+long call_mmap(struct call *c);
+long call_mprotect(struct call *c);
+/* The real call that stands for the one at pc: its address. 0: a foreign one; -1: none is known. */
+long trapped_at(unsigned long pc);
+
+#endif

@@ -1,0 +1,446 @@
+/* Code that becomes executable is changed before it can run.
+ *
+ * What was found out about a file is kept: its changed pages and the arena that goes with them, in a file of a private
+ * directory, under a name that stands for the original's inode, times and size, and for this build of the engine. A
+ * program that maps the original maps those pages over it, shared with all others that do. Where that cannot be (no
+ * directory, an original that has just been written, the arena's place taken, memory without a file), the pages are
+ * changed in this process.
+ */
+#include "preload/eager.h"
+
+#define PAGE 4096UL
+#define DOWN(a) ((a) & ~(PAGE - 1))
+#define UP(a) DOWN((a) + PAGE - 1)
+#define NOREPLACE 0x100000
+#define KEPT_MAGIC 0x3154504b4b4455ULL /* "UDKKPT1" */
+#define KEPT_VERSION 4
+#define SPANS 8
+#define CLOSE (256UL << 10) /* pieces nearer than that are one: a mapping more costs every process, a page more nobody */
+#define REGIONS 256
+#define HIGH_DISTANCE (-0x40000000L) /* of the arena, from where the file's first byte is or would be */
+#define LOW_DISTANCE (-0x200000L)    /* for programs at a low fixed address */
+#define LOW_END 0x40000000UL
+#define SETTLED 2 /* seconds after which a change of a file cannot have the same time as the one before */
+
+struct identity {
+	uint64_t dev, ino, size, mtime, mtime_nsec, ctime, ctime_nsec, engine, low;
+};
+
+struct span {
+	uint64_t off, n, at; /* offset in the original, bytes, offset in the kept file */
+};
+
+struct kept {
+	uint64_t magic;
+	struct identity id;
+	uint64_t arena, arena_size;
+	int64_t distance;
+	uint32_t n_spans, spare;
+	struct span spans[SPANS];
+};
+#define ORIGINAL_AT 1024 /* its host path, for /proc/PID/maps; up to the end of the page */
+#define NAME_MAX 512
+_Static_assert(sizeof(struct kept) <= ORIGINAL_AT, "one page holds both");
+
+static struct region {
+	volatile unsigned long from, to;
+	unsigned long base;
+	struct arena *arena;
+} regions[REGIONS];
+static volatile int n_regions;
+
+static void remember(unsigned long from, unsigned long to, unsigned long base, const void *arena)
+{
+	int n = MIN(n_regions, REGIONS), i;
+
+	for (i = 0; i < n; i++)
+		if (regions[i].from < to && from < regions[i].to)
+			break;
+	if (i == n) {
+		i = __atomic_fetch_add(&n_regions, 1, __ATOMIC_RELAXED);
+		if (i >= REGIONS)
+			return;
+	}
+	regions[i].from = regions[i].to = 0;
+	regions[i].base = base;
+	regions[i].arena = (struct arena *)(uintptr_t)arena;
+	regions[i].to = to;
+	regions[i].from = from;
+}
+
+static struct region *region_of(unsigned long pc)
+{
+	for (int i = 0; i < MIN(n_regions, REGIONS); i++)
+		if (pc >= regions[i].from && pc < regions[i].to && regions[i].from)
+			return &regions[i];
+	return NULL;
+}
+
+long trapped_at(unsigned long pc)
+{
+	const struct region *r = region_of(pc);
+	const struct trap *traps;
+	uint32_t low = 0, high;
+
+	if (!r || r->arena->magic != ARENA_MAGIC)
+		return -1;
+	traps = (const void *)((const char *)r->arena + r->arena->traps);
+	for (high = r->arena->n_traps; low < high;) {
+		uint32_t mid = (low + high) / 2;
+
+		if (traps[mid].at == pc - r->base)
+			return traps[mid].call ? (long)((unsigned long)r->arena + traps[mid].call) : 0;
+		if (traps[mid].at < pc - r->base)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return -1;
+}
+
+/* ---- in this process only ----------------------------------------------------------------------------- */
+
+static void *arena_near(unsigned long base, size_t size)
+{
+	static const long distances[] = { HIGH_DISTANCE, HIGH_DISTANCE / 2, -HIGH_DISTANCE, LOW_DISTANCE, -HIGH_DISTANCE / 2, HIGH_DISTANCE / 4 * 5,
+					  HIGH_DISTANCE / 4 * 6, HIGH_DISTANCE / 4 * 3, HIGH_DISTANCE / 4 };
+
+	for (size_t i = 0; i < ARRAY_LEN(distances); i++) {
+		unsigned long hint = base + (unsigned long)distances[i];
+		char *r;
+		long d;
+
+		if (hint < 65536 || hint > 0x7fffffff0000UL)
+			continue;
+		r = sys_mmap((void *)hint, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (is_error((long)r))
+			continue;
+		d = r - (char *)base;
+		if (d > -0x70000000L && d < 0x70000000L)
+			return r;
+		sys_munmap(r, size);
+	}
+	return NULL;
+}
+
+/* Only what is mapped can be changed. */
+static void keep_within(struct sites *s, size_t from, size_t to)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < s->n; i++)
+		if (s->list[i].from >= from && s->list[i].to <= to)
+			s->list[n++] = s->list[i];
+	s->n = n;
+}
+
+static size_t count_changes(const struct sites *s)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < s->n; i++)
+		n += s->list[i].method != LEFT;
+	return n;
+}
+
+/* `base` is where the text's first byte is, or would be. */
+static long change_here(const struct text *t, struct sites *s, unsigned long base, unsigned long at, size_t n, int prot)
+{
+	size_t size;
+	char *arena;
+	long r;
+
+	keep_within(s, at - base, at - base + n);
+	if (!count_changes(s))
+		return 0;
+	size = arena_size(s);
+	arena = arena_near(base, size);
+	if (!arena)
+		return -ENOMEM;
+	r = sys_mprotect((void *)at, n, PROT_READ | PROT_WRITE);
+	if (!r) {
+		rewrite(t, s, (uint8_t *)base, (uint8_t *)arena, arena - (char *)base, (uint64_t)eager_known, (uint64_t)eager_unknown);
+		r = sys_mprotect(arena, size, PROT_READ | PROT_EXEC);
+	}
+	if (!r)
+		r = sys_mprotect((void *)at, n, prot);
+	if (r) {
+		sys_munmap(arena, size);
+		return r;
+	}
+	remember(at, at + n, base, arena);
+	return 0;
+}
+
+/* ---- kept --------------------------------------------------------------------------------------------- */
+
+static void name_of(const struct identity *id, char *to, size_t size)
+{
+	uint64_t twice[2 * sizeof *id / 8];
+
+	memcpy(twice, id, sizeof *id);
+	for (size_t i = 0; i < sizeof *id / 8; i++)
+		twice[sizeof *id / 8 + i] = twice[i] * 0x9e3779b97f4a7c15ULL + i;
+	fmt(to, size, "%s/%016lx%016lx", plan_text(&self.core, self.core.plan->code), text_hash((char *)twice, sizeof *id),
+	    text_hash((char *)twice, sizeof twice));
+}
+
+/* The pages that were changed, as at most SPANS pieces. */
+static void make_spans(struct kept *h, const struct sites *s)
+{
+	for (size_t gap = CLOSE;; gap *= 2) {
+		h->n_spans = 0;
+		for (size_t i = 0; i < s->n; i++) {
+			const struct site *p = &s->list[i];
+			struct span *last = h->n_spans ? &h->spans[h->n_spans - 1] : NULL;
+
+			if (p->method == LEFT)
+				continue;
+			if (last && DOWN(p->from) <= last->off + last->n + gap) {
+				last->n = MAX(last->off + last->n, UP(p->to)) - last->off;
+			} else {
+				if (h->n_spans == SPANS)
+					goto next;
+				h->spans[h->n_spans++] = (struct span){ DOWN(p->from), UP(p->to) - DOWN(p->from), 0 };
+			}
+		}
+		return;
+next:;
+	}
+}
+
+static long write_original(int fd, int of)
+{
+	char link[40], path[NAME_MAX];
+	long n;
+
+	fmt(link, sizeof link, "/proc/self/fd/%d", of);
+	n = sys_readlinkat(AT_FDCWD, link, path, sizeof path);
+	return n > 0 && n < (long)sizeof path && sys_pwrite(fd, path, (size_t)n, ORIGINAL_AT) != n ? -EIO : 0;
+}
+
+static long write_kept(const char *name, struct kept *h, int of, const uint8_t *code, size_t code_size, const uint8_t *arena)
+{
+	char part[NAME_MAX + 40];
+	uint64_t at = PAGE + h->arena_size;
+	long fd, r;
+
+	fmt(part, sizeof part, "%s.%lx.%x", name, sys_getpid(), __atomic_add_fetch(&self.core.plan->counter, 1, __ATOMIC_RELAXED));
+	fd = sys_open(part, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return fd;
+	r = 0;
+	for (uint32_t i = 0; i < h->n_spans && !r; i++) {
+		size_t n = MIN(h->spans[i].n, code_size - h->spans[i].off);
+
+		h->spans[i].at = at;
+		if (sys_pwrite((int)fd, code + h->spans[i].off, n, (int64_t)at) != (long)n)
+			r = -EIO;
+		at += h->spans[i].n;
+	}
+	if (!r)
+		r = sys_ftruncate((int)fd, (int64_t)at);
+	if (!r && h->arena_size && sys_pwrite((int)fd, arena, h->arena_size, PAGE) != (long)h->arena_size)
+		r = -EIO;
+	if (!r)
+		r = write_original((int)fd, of);
+	if (!r && sys_pwrite((int)fd, h, sizeof *h, 0) != (long)sizeof *h)
+		r = -EIO;
+	if (!r)
+		r = sys_renameat2(AT_FDCWD, part, AT_FDCWD, name, 0);
+	if (r) {
+		sys_unlinkat(AT_FDCWD, part, 0);
+		sys_close((int)fd);
+		return r;
+	}
+	return fd;
+}
+
+/* Maps what is kept over the original. 0; -EEXIST when the arena's place is taken. */
+static long put_over(int fd, const struct kept *h, unsigned long at, size_t n, uint64_t off, int prot)
+{
+	unsigned long base = at - off, arena = base + (unsigned long)h->distance;
+	long r;
+
+	if (!h->n_spans)
+		return 0;
+	r = (long)sys_mmap((void *)arena, h->arena_size, PROT_READ | PROT_EXEC, MAP_PRIVATE | NOREPLACE, fd, PAGE);
+	if (is_error(r))
+		return r;
+	if ((unsigned long)r != arena) {
+		sys_munmap((void *)r, h->arena_size);
+		return -EEXIST;
+	}
+	for (uint32_t i = 0; i < h->n_spans; i++) {
+		uint64_t from = MAX(h->spans[i].off, off), to = MIN(h->spans[i].off + h->spans[i].n, off + UP(n));
+
+		if (from >= to)
+			continue;
+		r = (long)sys_mmap((void *)(base + from), to - from, prot, MAP_PRIVATE | MAP_FIXED, fd, (int64_t)(h->spans[i].at + from - h->spans[i].off));
+		if (is_error(r))
+			return r;
+	}
+	remember(at, at + n, base, (void *)arena);
+	return 0;
+}
+
+static long read_kept(const char *name, const struct identity *id, struct kept *h)
+{
+	long fd = sys_open(name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0), r;
+
+	if (fd < 0)
+		return fd;
+	r = sys_pread((int)fd, h, sizeof *h, 0);
+	if (r == sizeof *h && h->magic == KEPT_MAGIC && !memcmp(&h->id, id, sizeof *id) && h->n_spans <= SPANS)
+		return fd;
+	sys_close((int)fd);
+	return -ENOENT;
+}
+
+static uint64_t this_build(void)
+{
+	uint64_t parts[4] = { KEPT_VERSION, (uint64_t)eager_known, (uint64_t)eager_unknown,
+			      text_hash((const char *)call_verdicts, sizeof call_verdicts) };
+
+	return text_hash((const char *)parts, sizeof parts);
+}
+
+/* Looks at the whole file; changes and keeps it, or changes what is mapped of it here. */
+static long first_time(const char *name, struct kept *h, unsigned long at, size_t n, int fd, uint64_t off, int prot)
+{
+	size_t size = h->id.size, copy_size = UP(size), arena_n;
+	ktimespec now = { 0, 0 };
+	struct sites s = { 0 };
+	struct text t;
+	char *view, *copy = NULL;
+	long r, kept = -EEXIST;
+
+	view = sys_mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+	if (is_error((long)view))
+		return (long)view;
+	text_of_file(&t, view, size);
+	r = find_sites(&t, call_verdicts, &s);
+	if (r)
+		goto out;
+	sys_clock_gettime(0, &now);
+	if (*name && now.tv_sec > (int64_t)h->id.ctime + SETTLED) {
+		arena_n = count_changes(&s) ? arena_size(&s) : 0;
+		if (arena_n) {
+			copy = sys_mmap(NULL, copy_size + arena_n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			if (is_error((long)copy)) {
+				r = (long)copy;
+				goto out;
+			}
+			memcpy(copy, view, size);
+			rewrite(&t, &s, (uint8_t *)copy, (uint8_t *)copy + copy_size, h->distance, (uint64_t)eager_known,
+				(uint64_t)eager_unknown);
+		}
+		h->arena = PAGE;
+		h->arena_size = arena_n;
+		make_spans(h, &s);
+		kept = write_kept(name, h, fd, (uint8_t *)copy, copy_size, (uint8_t *)copy + copy_size);
+		if (kept >= 0) {
+			r = put_over((int)kept, h, at, n, off, prot);
+			sys_close((int)kept);
+			kept = r;
+		}
+		if (copy)
+			sys_munmap(copy, copy_size + arena_n);
+	}
+	r = kept ? change_here(&t, &s, at - off, at, n, prot) : 0;
+out:
+	free_sites(&s);
+	sys_munmap(view, size);
+	return r;
+}
+
+long code_mapped(unsigned long at, size_t n, int fd, uint64_t off, int prot)
+{
+	struct kept h = { .magic = KEPT_MAGIC };
+	unsigned long base = at - off;
+	char name[NAME_MAX];
+	struct stat st;
+	long r;
+
+	if (!n)
+		return 0;
+	r = sys_fstat(fd, &st);
+	if (r || (st.st_mode & S_IFMT) != S_IFREG || !st.st_size)
+		return r;
+	h.id = (struct identity){ st.st_dev, st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtime, st.st_mtime_nsec, (uint64_t)st.st_ctime,
+				  st.st_ctime_nsec, this_build(), base < LOW_END };
+	h.distance = base < LOW_END ? LOW_DISTANCE : HIGH_DISTANCE;
+	name[0] = 0;
+	if (*plan_text(&self.core, self.core.plan->code) && (int64_t)base + h.distance >= 65536) {
+		long kept;
+
+		name_of(&h.id, name, sizeof name);
+		kept = read_kept(name, &h.id, &h);
+		if (kept >= 0) {
+			r = put_over((int)kept, &h, at, n, off, prot);
+			sys_close((int)kept);
+			if (!r)
+				return 0;
+			name[0] = 0;
+		}
+	}
+	return first_time(name, &h, at, n, fd, off, prot);
+}
+
+/* ---- the guest's calls -------------------------------------------------------------------------------- */
+
+long memory_made_executable(unsigned long at, size_t n, int prot)
+{
+	struct region *known = region_of(at);
+	struct sites s;
+	struct text t;
+	long r;
+
+	if (known && at >= known->from && at + n <= known->to)
+		return 0;
+	text_of_memory(&t, (void *)at, n);
+	r = find_sites(&t, call_verdicts, &s);
+	if (!r)
+		r = change_here(&t, &s, at, at, n, prot);
+	free_sites(&s);
+	return r;
+}
+
+long call_mmap(struct call *c)
+{
+	int prot = (int)c->a[2], flags = (int)c->a[3], fd = (int)c->a[4];
+	long at, r;
+
+	if (!(prot & PROT_EXEC) || flags & MAP_ANONYMOUS)
+		return call_raw(c);
+	if ((flags & 3) != MAP_PRIVATE && !(prot & PROT_WRITE)) {
+		char head[4];
+
+		if (sys_pread(fd, head, 4, 0) == 4 && !memcmp(head, "\177ELF", 4))
+			c->a[3] = (unsigned long)((flags & ~3) | MAP_PRIVATE); /* its pages are to be changed, the file is not */
+		else
+			return call_raw(c);
+	}
+	at = call_raw(c);
+	if (is_error(at))
+		return at;
+	r = code_mapped((unsigned long)at, UP(c->a[1]), fd, c->a[5], prot);
+	if (r) {
+		sys_munmap((void *)at, c->a[1]);
+		say(2, "udk: a file with code cannot be mapped by the preload engine: %s\n", errno_text(r));
+		return -EACCES;
+	}
+	return at;
+}
+
+long call_mprotect(struct call *c)
+{
+	long r = call_raw(c);
+
+	if (r || !(c->a[2] & PROT_EXEC) || !(c->a[2] & PROT_READ) || !c->a[1])
+		return r;
+	r = memory_made_executable(c->a[0], UP(c->a[1]), (int)c->a[2]);
+	if (r)
+		sys_mprotect((void *)c->a[0], c->a[1], PROT_READ);
+	return r ? -EACCES : 0;
+}

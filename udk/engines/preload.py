@@ -1,0 +1,70 @@
+"""The ``preload`` engine: nothing of the node's is needed, neither namespaces nor ptrace nor seccomp.
+
+Program, loader and libraries are changed as they are mapped, so that their system calls come to the core
+(``csrc/preload``, over ``csrc/trap``). Everything else is the trap engine's. What it rests on is in
+``docs/adr/preload-engine.md``.
+"""
+
+from __future__ import annotations
+
+import os
+
+from udk.engines.trap import TrapEngine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udk.runtime.spec import RunSpec
+
+_EAGER = 256  # csrc/core/core.h: OPT_EAGER
+_KEEP = 2000  # files of changed code; the oldest go first
+
+
+class PreloadEngine(TrapEngine):
+    name = "preload"
+    aliases = ("F1", "F2", "F3", "F4")
+    capabilities = frozenset(("overlay", "readonly", "hostname", "fake-root"))
+    probe_word = "probe-code"
+    refused = "code cannot be changed here: a security policy keeps what is mapped from being made executable"
+
+    def mechanism(self, spec: RunSpec, words: list[str]) -> int:
+        directory = code_directory()
+        if directory:
+            words += ["code", directory]
+        return _EAGER
+
+
+def code_directory() -> str:
+    """Where changed code is kept for all of this user's containers on this node; "" where there is no such
+    place, which only costs time."""
+    from udk.engines.select import private_directory
+
+    where = private_directory()
+    if not where:
+        return ""
+    path = os.path.realpath(f"{where}/code")
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        if os.statvfs(path).f_flag & os.ST_NOEXEC:
+            return ""
+        _prune(path)
+    except OSError:
+        return ""
+    return path if len(os.fsencode(path)) < 400 else ""
+
+
+def _prune(path: str) -> None:
+    with os.scandir(path) as found:
+        names = [entry.name for entry in found]
+    if len(names) <= _KEEP:
+        return
+    ages = []
+    for name in names:
+        try:
+            ages.append((os.stat(f"{path}/{name}").st_atime_ns, name))
+        except FileNotFoundError:
+            continue
+    for _, name in sorted(ages)[: len(ages) - _KEEP // 2]:
+        try:
+            os.unlink(f"{path}/{name}")
+        except FileNotFoundError:
+            continue
