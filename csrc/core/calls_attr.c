@@ -28,6 +28,27 @@ long fd_place(struct call *c, int fd, struct place *p)
 	return r ? r : 1;
 }
 
+/* The thing that was found is not the image's own any more. */
+static long changeable(struct call *c, struct place *p)
+{
+	enum layer layer;
+	int mount;
+	long n, r;
+
+	if (!p->magic)
+		return for_change(c, p);
+	/* A descriptor's link: what it leads to may be the image's, or of a read-only mount. */
+	n = sys_readlinkat(p->dfd, p->host, c->w->text, HOST_MAX);
+	if (n <= 0 || c->w->text[0] != '/' || guest_path(c->core, c->w->text, (size_t)n, c->w->text, &mount, &layer) < 0)
+		return 0;
+	if (c->core->plan->mounts[mount].flags & MOUNT_RO)
+		return -EROFS;
+	if (layer != LAYER_LOWER)
+		return 0;
+	r = place_at(c, c->w->text, strlen(c->w->text), p);
+	return r ? r : for_change(c, p);
+}
+
 /* Where a change by (dfd, path, flags) goes. 0: to p (in the upper); 1: to the descriptor itself. */
 long target(struct call *c, int dfd, const void *path, long flags, struct place *p)
 {
@@ -44,20 +65,7 @@ long target(struct call *c, int dfd, const void *path, long flags, struct place 
 		}
 	}
 	r = find(c, dfd, path, flags & AT_SYMLINK_NOFOLLOW ? 0 : FOLLOW, p);
-	if (r)
-		return r;
-	if (p->magic) { /* a descriptor's link: what it leads to may be the image's */
-		enum layer layer;
-		int mount;
-		long n = sys_readlinkat(p->dfd, p->host, c->w->text, HOST_MAX);
-
-		if (n > 0 && guest_path(c->core, c->w->text, (size_t)n, c->w->text, &mount, &layer) >= 0 && layer == LAYER_LOWER) {
-			r = place_at(c, c->w->text, strlen(c->w->text), p);
-			return r ? r : for_change(c, p);
-		}
-		return 0;
-	}
-	return for_change(c, p);
+	return r ? r : changeable(c, p);
 }
 
 static bool in_union(const struct call *c, const struct place *p)
@@ -178,6 +186,17 @@ static long set_owner(struct call *c, const struct stat *host, const struct plac
 	return 0;
 }
 
+/* To the record, or to the disk where there is none. */
+static long give_owner(struct call *c, struct place *p, uint32_t uid, uint32_t gid)
+{
+	long r;
+
+	if (in_union(c, p) && c->core->plan->options & OPT_OWNERS)
+		return set_owner(c, &p->st, p, NO_FD, uid, gid);
+	r = sys_fchownat(p->dfd, p->host, uid, gid, p->magic ? 0 : AT_SYMLINK_NOFOLLOW);
+	return (r == -EPERM || r == -EINVAL) && privileged(c->core) ? 0 : r;
+}
+
 static long do_chown(struct call *c, int dfd, const void *path, uint32_t uid, uint32_t gid, long flags)
 {
 	struct core *k = c->core;
@@ -200,21 +219,15 @@ static long do_chown(struct call *c, int dfd, const void *path, uint32_t uid, ui
 			    !(st.st_mode & 06000))
 				return readonly(c, p) ? -EROFS : 0;
 		}
-		if (!in_union(c, p) || !(k->plan->options & OPT_OWNERS)) {
-			if (readonly(c, p))
-				return -EROFS;
-			r = sys_fchownat(p->dfd, p->host, uid, gid, p->magic ? 0 : AT_SYMLINK_NOFOLLOW);
-			return (r == -EPERM || r == -EINVAL) && privileged(k) ? 0 : r;
-		}
-		r = for_change(c, p);
-		return r ? r : set_owner(c, &p->st, p, NO_FD, uid, gid);
+		r = changeable(c, p);
+		return r ? r : give_owner(c, p, uid, gid);
 	}
 	r = fd_place(c, dfd, p);
 	if (r < 0)
 		return r;
 	if (r == 1) {
 		r = for_change(c, p);
-		return r ? r : set_owner(c, &p->st, p, NO_FD, uid, gid);
+		return r ? r : give_owner(c, p, uid, gid);
 	}
 	if (p->st.st_dev == k->plan->upper_dev && has_changes(k) && k->plan->options & OPT_OWNERS)
 		return set_owner(c, &p->st, NULL, dfd, uid, gid);

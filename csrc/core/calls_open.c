@@ -13,17 +13,18 @@ static bool writes(long flags)
 	return !(flags & O_PATH) && ((flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC);
 }
 
-/* Guest root is denied nothing: gives the owner's bits to the file and its directory, once. */
-static bool grant(struct call *c, struct place *p)
+/* Guest root is denied nothing: gives the owner's bits to the directory and the file. Where the record keeps what the
+ * guest's mode was that is done once; elsewhere old[] (0: nothing) is what the disk has to have again. */
+static bool grant(struct call *c, struct place *p, unsigned old[2])
 {
 	struct core *k = c->core;
 	struct owner *o;
 	struct stat st;
-	bool done = false;
+	bool done = false, root = !p->raw && p->len <= k->plan->mounts[p->mount].guest_len;
 
-	if (!privileged(k) || p->raw || p->layer == LAYER_LOWER || p->direct)
+	if (!privileged(k) || p->raw || p->layer == LAYER_LOWER || p->direct || readonly(c, p))
 		return false;
-	for (int up = 1; up >= 0; up--) {
+	for (int up = root ? 0 : 1; up >= 0; up--) { /* what is above a mount's root is not the container's */
 		char *slash = up ? str_rchr(p->host, '/') : NULL;
 		unsigned need;
 
@@ -33,13 +34,16 @@ static bool grant(struct call *c, struct place *p)
 		    (st.st_mode & S_IFMT) != S_IFLNK && !is_whiteout(&st)) {
 			need = (st.st_mode & S_IFMT) == S_IFDIR ? 0700 : 0600;
 			if ((st.st_mode & need) != need) {
-				o = owner_find(k, st.st_dev, st.st_ino);
-				if (!o || !(o->flags & OWNER_MODE)) {
+				o = p->mount == 0 ? owner_find(k, st.st_dev, st.st_ino) : NULL;
+				if (p->mount == 0 && (!o || !(o->flags & OWNER_MODE))) {
 					o = owner_make(k, &st);
 					if (o)
 						o->mode = st.st_mode, o->flags |= OWNER_MODE;
 				}
-				done |= !sys_fchmodat(p->dfd, p->host, (st.st_mode & 07777) | need);
+				if (!sys_fchmodat(p->dfd, p->host, (st.st_mode & 07777) | need)) {
+					done = true;
+					old[up] = o ? 0 : st.st_mode;
+				}
 			}
 		}
 		if (slash)
@@ -48,15 +52,32 @@ static bool grant(struct call *c, struct place *p)
 	return done;
 }
 
+static void take_back(struct place *p, const unsigned old[2])
+{
+	for (int up = 0; up < 2; up++) {
+		char *slash = up ? str_rchr(p->host, '/') : NULL;
+
+		if (slash)
+			*slash = 0;
+		if (old[up])
+			sys_fchmodat(p->dfd, p->host, old[up] & 07777);
+		if (slash)
+			*slash = '/';
+	}
+}
+
 static long host_open(struct call *c, struct place *p, long flags, unsigned mode)
 {
+	unsigned old[2] = { 0, 0 };
 	long r;
 
 	if (p->magic)
 		flags &= ~(long)O_NOFOLLOW;
 	r = sys_openat(p->dfd, p->host, (int)flags, mode);
-	if (r == -EACCES && grant(c, p))
+	if (r == -EACCES && grant(c, p, old)) {
 		r = sys_openat(p->dfd, p->host, (int)flags, mode);
+		take_back(p, old);
+	}
 	return r;
 }
 

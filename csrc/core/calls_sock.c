@@ -48,6 +48,8 @@ static long alias(struct call *c, const char *host, size_t n, char *to)
 	memcpy(c->w->text, host, n);
 	c->w->text[n] = 0;
 	r = (long)fmt(to, UN_MAX, "%s/%06x", dir, (unsigned)(text_hash(host, n) & 0xffffff));
+	if (r >= UN_MAX)
+		return -ENAMETOOLONG;
 	for (int again = 0;; again++) {
 		long e = sys_symlinkat(c->w->text, AT_FDCWD, to);
 		if (e == -ENOENT && !again && !sys_mkdirat(AT_FDCWD, dir, 0700))

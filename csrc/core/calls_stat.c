@@ -279,21 +279,21 @@ long call_getcwd(struct call *c)
 {
 	struct place *p = &c->w->a;
 	char *text = c->w->text;
-	long r = sys_getcwd(text, HOST_MAX);
+	long r = sys_getcwd(text, HOST_MAX), n;
 
 	if (r < 0)
 		return r;
 	r = show_path(c->core, text, (size_t)r - 1);
-	if (r < 0) {
-		r = sys_getcwd(text, HOST_MAX) - 1;
-	} else {
+	if (r >= 0) {
 		/* Deleted or replaced in the upper, while the lower's directory stays. */
 		long seen = base_dir(c, AT_FDCWD, p);
 		if (seen >= 0 && p->raw)
 			return -ENOENT;
-		r = sys_getcwd(text, HOST_MAX);
-		r = show_path(c->core, text, (size_t)r - 1);
 	}
+	n = sys_getcwd(text, HOST_MAX); /* once more: the memory was used */
+	if (n < 0)
+		return n;
+	r = r < 0 ? n - 1 : show_path(c->core, text, (size_t)n - 1);
 	if (r < 0)
 		return -ENOENT;
 	if ((unsigned long)r + 1 > c->a[1])

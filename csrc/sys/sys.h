@@ -75,6 +75,12 @@ static inline long syscall3(long n, long a, long b, long c)
 }
 #endif
 
+#ifdef UDK_CHECKED /* fuzzers: a checker sees each call before the kernel does */
+long checked_call(long n, long a, long b, long c, long d, long e, long f);
+#define syscall6 checked_call
+#define syscall3(n, a, b, c) checked_call(n, a, b, c, 0, 0, 0)
+#endif
+
 #define SC_(a) ((long)(a))
 #define SC0(n) syscall3(n, 0, 0, 0)
 #define SC1(n, a) syscall3(n, SC_(a), 0, 0)

@@ -1,18 +1,26 @@
 #include "hosted.h"
 
+uintptr_t guest_low = 4096, guest_high = ~(uintptr_t)0;
+
+static bool readable(uintptr_t at, size_t n)
+{
+	return at >= guest_low && at <= guest_high && n <= guest_high - at;
+}
+
 long guest_str(char *to, const void *from, size_t size)
 {
-	if ((uintptr_t)from < 4096)
-		return -EFAULT;
-	for (size_t n = 0; n < size; n++)
+	for (size_t n = 0; n < size; n++) {
+		if (!readable((uintptr_t)from + n, 1))
+			return -EFAULT;
 		if (!(to[n] = ((const char *)from)[n]))
 			return (long)n;
+	}
 	return -ENAMETOOLONG;
 }
 
 long guest_read(void *to, const void *from, size_t n)
 {
-	if (n && (uintptr_t)from < 4096)
+	if (n && !readable((uintptr_t)from, n))
 		return -EFAULT;
 	memcpy(to, from, n);
 	return 0;
@@ -20,7 +28,7 @@ long guest_read(void *to, const void *from, size_t n)
 
 long guest_write(void *to, const void *from, size_t n)
 {
-	if (n && (uintptr_t)to < 4096)
+	if (n && !readable((uintptr_t)to, n))
 		return -EFAULT;
 	memcpy(to, from, n);
 	return 0;
@@ -59,6 +67,7 @@ void hosted_start(struct core *k, const char *home, unsigned options)
 		directory(home, dirs[i]);
 	file(home, "lower/etc/passwd", "root");
 	file(home, "lower/a/f", "f");
+	file(home, "lower/x", "x");
 	file(home, "bind/file", "bind");
 	snprintf(link, sizeof link, "%s/lower/link", home);
 	sys_symlinkat("/a/b", AT_FDCWD, link);

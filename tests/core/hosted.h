@@ -19,6 +19,8 @@ char *strstr(const char *text, const char *part);
 
 /* A container in `home`: upper/, work/, lower/, a file and a directory bound; everything made if it is not there. */
 void hosted_start(struct core *k, const char *home, unsigned options);
+/* Guest memory, for the core to read and write; all but the first page at the start. */
+extern uintptr_t guest_low, guest_high;
 long hosted_call(struct core *k, long nr, ...);
 
 #endif

@@ -100,16 +100,105 @@ static void refused(void)
 	IS(-EPERM, CALL(mount, 0UL));
 }
 
+static const char *home;
+
+static void host_stat(const char *name, struct stat *st)
+{
+	char path[600];
+
+	snprintf(path, sizeof path, "%s/%s", home, name);
+	IS(0, sys_fstatat(AT_FDCWD, path, st, AT_SYMLINK_NOFOLLOW));
+}
+
+static void host_chmod(const char *name, unsigned mode)
+{
+	char path[600];
+
+	snprintf(path, sizeof path, "%s/%s", home, name);
+	IS(0, sys_fchmodat(AT_FDCWD, path, mode));
+}
+
+/* What the fuzzers found. */
+static void image_untouched(void)
+{
+	unsigned options = k.plan->options;
+	struct stat before, after;
+	unsigned long uid = (unsigned long)sys_geteuid(), gid = (unsigned long)sys_getegid();
+	ktimespec tick = { 0, 20000000 };
+	long fd;
+	char link[40];
+
+	sys_nanosleep(&tick); /* times are as coarse as that */
+	/* Without a record of owners the disk is asked, but never the image's file. */
+	k.plan->options = 0;
+	host_stat("lower/tmp", &before);
+	IS(0, CALL(fchownat, CWD, P("/tmp"), uid, gid, 0UL));
+	host_stat("lower/tmp", &after);
+	IS((long)before.st_ctime_nsec, (long)after.st_ctime_nsec);
+	host_stat("lower/x", &before);
+	fd = CALL(openat, CWD, P("/x"), (unsigned long)O_RDONLY, 0UL);
+	IS(1, fd >= 0);
+	snprintf(link, sizeof link, "/proc/self/fd/%ld", fd);
+	IS(0, CALL(fchownat, CWD, P(link), uid, gid, 0UL));
+	host_stat("lower/x", &after);
+	IS((long)before.st_ctime_nsec, (long)after.st_ctime_nsec);
+	sys_close((int)fd);
+	k.plan->options = options;
+}
+
+static void nothing_above_a_mount(void)
+{
+	struct stat st;
+
+	if (!sys_geteuid()) /* to whom nothing is denied */
+		return;
+	/* Guest root opens what its mode denies; a bind's own modes stay, and those above it are not looked at. */
+	host_chmod("bind/file", 0);
+	host_chmod("bind", 0);
+	host_chmod("", 0500);
+	IS(1, CALL(openat, CWD, P("/mnt"), (unsigned long)O_RDONLY, 0UL) >= 0);
+	host_stat("bind", &st);
+	IS(0, st.st_mode & 0777);
+	host_stat("", &st);
+	IS(0500, st.st_mode & 0777);
+	IS(1, CALL(openat, CWD, P("/mnt/file"), (unsigned long)O_RDWR, 0UL) >= 0);
+	host_chmod("", 0700);
+	host_chmod("bind", 0755);
+	host_stat("bind/file", &st);
+	IS(0, st.st_mode & 0777);
+	host_chmod("bind/file", 0644);
+}
+
+static void long_socket_names(void)
+{
+	struct { uint16_t family; char name[108]; } u = { 1, { 0 } };
+	unsigned long s = (unsigned long)SC3(__NR_socket, 1, 2, 0);
+	char *dir = k.plan->strings + k.plan->strings_used;
+
+	/* A directory for short names that is itself too long: nothing is made at the part of its name that fits. */
+	snprintf(dir, 200, "%s/%0120d", home, 0);
+	k.plan->sockets = k.plan->strings_used;
+	memset(u.name, 's', 100);
+	u.name[0] = '/';
+	IS(-ENAMETOOLONG, CALL(bind, s, P(&u), sizeof u));
+	k.plan->sockets = 0;
+	sys_close((int)s);
+}
+
 int main(int argc, char **argv, char **envp)
 {
 	(void)envp;
 	if (argc != 2)
 		return 2;
-	hosted_start(&k, argv[1], OPT_FAKE_ROOT | OPT_OWNERS);
+	home = argv[1];
+	hosted_start(&k, home, OPT_FAKE_ROOT | OPT_OWNERS);
 	paths();
 	layers();
 	owners();
 	refused();
+	image_untouched();
+	nothing_above_a_mount();
+	long_socket_names();
 	printf("%d wrong\n", bad);
 	return bad != 0;
 }

@@ -1,0 +1,26 @@
+/* One container for a fuzzer: its trees are made once and put back after each input. */
+#ifndef WORLD_H
+#define WORLD_H
+
+#include "fuzz/checked.h"
+
+extern struct core world; /* its plan is mapped */
+extern char *guest;       /* GUEST_SIZE bytes of the guest's memory, nothing before and behind */
+#define GUEST_SIZE 65536UL
+#define BUFFER 16384UL /* from here on it is free for what is no path */
+
+enum variant { PLAIN_ROOT = 1, ROOT_ID = 2, OWNERS = 4, WHITEOUT_FILES = 8, RECORD_BY_PATH = 16, ORDINARY_ID = 32 };
+
+void world_start(void);
+/* Before an input: the container of this variant, with no failures to come. */
+void world_enter(unsigned variant);
+/* After it: descriptors that the core forgot are found, what was written is removed. */
+void world_leave(void);
+/* The host path of a name in the world. */
+const char *world_path(const char *name);
+void world_file(const char *name, const void *data, size_t n, unsigned mode);
+/* core_call and find_program with memory that was never cleared. */
+long world_call(struct call *c);
+long world_program(int dfd, const void *path, long flags);
+
+#endif
