@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ from .materialise import (
 
 if TYPE_CHECKING:
     from .repository import Repository
+
+_INLINE = 4 << 20  # bytes; what is cached and no larger is copied by the thread that walks
+_SLOW_DISK = 0.004  # s per such file, beyond which waiting for the disk is better shared
 
 
 class Copier:
@@ -49,6 +53,7 @@ class Copier:
         self._groups: dict[int, bytes] = {}  # inode number -> local path, for hard links
         self._turns: dict[int, threading.Lock] = {}
         self._umask = _umask()
+        self._inline_time = 0.0  # s that a cached file took lately
         self.errors: list[tuple[str, CvmfsError]] = []
 
     def copy(self, real: bytes, entry: Entry, target: str) -> None:
@@ -77,6 +82,12 @@ class Copier:
                         self._guard(path, lambda p=place: make_directory(p))  # type: ignore[misc]
                         directories.append((place, found))
                         continue
+                    if self._at_hand(path, found):
+                        start = time.monotonic()
+                        self._try(path, found, place)
+                        taken = time.monotonic() - start
+                        self._inline_time += (taken - self._inline_time) / 16
+                        continue
                     self._fetch_ahead(path, found)
                     turns.acquire()
                     pool.submit(work, path, found, place)
@@ -84,6 +95,20 @@ class Copier:
                 self.errors.append((show(real), e))
         for place, found in reversed(directories):
             self._guard(place, lambda p=place, e=found: self._finish(p, e))  # type: ignore[misc]
+
+    def _at_hand(self, path: bytes, entry: Entry) -> bool:
+        """Whether handing it to another thread costs more than copying it: it is in the cache, and the disk
+        that is written to is not slow."""
+        if self._jobs > 1 and self._inline_time > _SLOW_DISK:
+            return False
+        if not entry.is_file:
+            return not (entry.is_link and self._dereference)
+        if entry.size > _INLINE:
+            return False
+        try:
+            return all(map(self._repository.store.has, self._repository.tree.requests(path, entry)))
+        except CvmfsError:
+            return False
 
     def _fetch_ahead(self, path: bytes, entry: Entry) -> None:
         """Downloads wait for the network, copies for the disk: more of the former are under way."""

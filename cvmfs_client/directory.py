@@ -159,7 +159,7 @@ def walk(
         links: set[Any] = set()
         try:
             ahead.entering(real, first)
-            for entry in view.entries(real):
+            for entry in view.listing(real):
                 name = decode(entry.name)
                 if entry.is_dir:
                     dirs.append(name)

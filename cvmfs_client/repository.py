@@ -329,7 +329,7 @@ class Repository(ForkSafe):
     def listdir(self, path: str | os.PathLike[str] = "/") -> list[str]: ...
     def listdir(self, path: AnyPath = "/") -> list[Any]:
         """Names in a directory, in no order."""
-        names = (entry.name for entry in self._view.entries(self._directory(path)))
+        names = (entry.name for entry in self._view.listing(self._directory(path)))
         return list(names) if isinstance(path, bytes) else list(map(os.fsdecode, names))
 
     def scandir(self, path: AnyPath = "/") -> ScandirIterator:

@@ -14,7 +14,8 @@ from .expand import expand
 from .tree import CatalogTree
 
 MAX_LINKS = 40
-_CACHED = 20_000  # lookups remembered, in two generations
+_CACHED = 10_000  # lookups remembered, in each of two generations
+_LISTED = 5_000  # entries remembered of one listing
 
 
 def to_bytes(path: PathLike | os.PathLike[str]) -> bytes:
@@ -93,9 +94,10 @@ class View:
         return entry
 
     def remember(self, path: bytes, entry: Entry) -> None:
-        """What a listing told about ``path``."""
-        if len(self._new) < _CACHED:
-            self._new[path] = entry
+        """What a listing told about ``path``: who lists a directory mostly asks about its entries next."""
+        if len(self._new) >= _CACHED:
+            self._old, self._new = self._new, {}
+        self._new[path] = entry
 
     def target(self, entry: Entry) -> bytes:
         """The target of a link as shown, variables put in."""
@@ -165,6 +167,16 @@ class View:
     def entries(self, path: bytes) -> Iterator[Entry]:
         """The entries of a directory, in no order. ``path`` is real, its entry a directory."""
         return self.tree.entries(path)
+
+    def listing(self, path: bytes) -> Iterator[Entry]:
+        """The same, and lookups of the first of them are answered without asking the catalog again."""
+        prefix = path + b"/"
+        left = _LISTED
+        for entry in self.tree.entries(path):
+            if left:
+                left -= 1
+                self.remember(prefix + entry.name, entry)
+            yield entry
 
     # --- attributes
     def stat(self, entry: Entry) -> os.stat_result:

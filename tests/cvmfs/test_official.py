@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import gzip
 import hashlib
 import json
@@ -27,11 +28,17 @@ def expectations(official: Official, name: str) -> list[dict[str, Any]]:
 
 def differences(repo: Repository, rows: list[dict[str, Any]], *, nanoseconds: bool = True) -> list[Any]:
     """What differs, leaving out what the data's own description calls right: the root's time, variables put
-    into links, nanoseconds where none were published; and link counts of directories, which the file system
-    that the expectations were recorded on invents."""
+    into links, nanoseconds where none were published. Where the overlay file system that the expectations
+    were recorded on gave a directory that it merges one link, the catalog's count (which the official client
+    shows) is that of its subdirectories and two."""
     found: list[Any] = []
+    subdirectories = collections.Counter(
+        os.path.dirname(bytes.fromhex(r["px"])) for r in rows if r["mode"].startswith("0o4") and r["p"] != "/"
+    )
     for row in rows:
         path = bytes.fromhex(row["px"])
+        if row["mode"].startswith("0o4") and row["nlink"] == 1:
+            row["nlink"] = 2 + subdirectories[path]
         try:
             found += [(row["p"], *d) for d in _differences(repo, path, row, nanoseconds)]
         except CvmfsError as e:
@@ -49,16 +56,18 @@ def _differences(repo: Repository, path: bytes, row: dict[str, Any], nanoseconds
     if path != b"/":
         shift = 1 if nanoseconds else 10**9
         pairs.append(("mtime", row["mtime"] // shift, st.st_mtime_ns // shift))
-    if kind != stat.S_IFDIR:
-        pairs.append(("nlink", row["nlink"], st.st_nlink))
+    pairs.append(("nlink", row["nlink"], st.st_nlink))
     target = expand(bytes.fromhex(row["linkx"]), VARIABLES(repo)) if "linkx" in row else None
     if target is not None:
         pairs.append(("link", target, repo.readlink(path)))
         pairs.append(("size", len(target), st.st_size))
-    elif kind != stat.S_IFDIR:
+    else:
         pairs.append(("size", row["size"], st.st_size))
     if "rdev" in row:
         pairs.append(("rdev", row["rdev"], [os.major(st.st_rdev), os.minor(st.st_rdev)]))
+    if path != b"/":  # the client's own attributes are listed there
+        names = sorted(repo.listxattr(path, follow_symlinks=False))
+        pairs.append(("names of attributes", sorted(row.get("xattr", {})), names))
     for name, value in row.get("xattr", {}).items():
         pairs.append((f"xattr {name}", value, repo.getxattr(path, name, follow_symlinks=False).hex()))
     if "sha256" in row:
@@ -95,6 +104,8 @@ VARIANTS = ["sha1", "rmd160", "shake128", "nocomp", "external", "tinychunk", "sn
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants(official: Official, tmp_path: Path, name: str) -> None:
     rows = expectations(official, "C")
+    if name == "snap":
+        rows[0]["nlink"] += 1  # its hidden /.cvmfs
     with official.open(name, tmp_path / "c") as repo:
         assert differences(repo, rows, nanoseconds=name != "autocat") == []
         more = walked(repo) - {bytes.fromhex(row["px"]) for row in rows}
