@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import json
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,6 @@ def differences(repo: Repository, rows: list[dict[str, Any]], *, nanoseconds: bo
 
 def _differences(repo: Repository, path: bytes, row: dict[str, Any], nanoseconds: bool) -> list[Any]:
     st = repo.lstat(path)
-    kind = stat.S_IFMT(st.st_mode)
     pairs: list[Any] = [
         ("mode", row["mode"], oct(st.st_mode)),
         ("owner", (row["uid"], row["gid"]), (st.st_uid, st.st_gid)),
