@@ -222,6 +222,8 @@ long call_sethostname(struct call *c)
 /* No namespaces inside: what was translated for one set of mounts would be wrong in another. */
 long call_unshare(struct call *c)
 {
+	if (c->a[0] & 0x600 /* CLONE_FS, CLONE_FILES: what threads know of descriptors is not common any more */)
+		c->core->notes = NULL;
 	return c->a[0] & (0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x00000080)
 		       ? -EPERM : call_raw(c);
 }

@@ -22,8 +22,12 @@ static bool grant(struct call *c, struct place *p, unsigned old[2])
 	struct stat st;
 	bool done = false, root = !p->raw && p->len <= k->plan->mounts[p->mount].guest_len;
 
-	if (!privileged(k) || p->raw || p->layer == LAYER_LOWER || p->direct || readonly(c, p))
+	if (!privileged(k) || p->raw || p->layer == LAYER_LOWER || readonly(c, p))
 		return false;
+	if (p->direct) {
+		p->direct = false;
+		place_host(c, p, (enum layer)p->layer);
+	}
 	for (int up = root ? 0 : 1; up >= 0; up--) { /* what is above a mount's root is not the container's */
 		char *slash = up ? str_rchr(p->host, '/') : NULL;
 		unsigned need;
@@ -78,6 +82,8 @@ static long host_open(struct call *c, struct place *p, long flags, unsigned mode
 		r = sys_openat(p->dfd, p->host, (int)flags, mode);
 		take_back(p, old);
 	}
+	if (r >= 0)
+		note_drop(c->core, (int)r);
 	return r;
 }
 

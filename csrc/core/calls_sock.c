@@ -294,6 +294,8 @@ static long received(struct call *c, char *guest, uint32_t room)
 
 	if (guest_read(&m, guest, sizeof m))
 		return -EFAULT;
+	if (m.control_len)
+		notes_drop(c->core); /* it may have brought directories */
 	if (m.name && m.name_len > 2 && m.name_len <= room && m.name_len <= offsetof(struct address, len)) {
 		if (guest_read(&a, (void *)m.name, m.name_len))
 			return -EFAULT;

@@ -301,13 +301,10 @@ long call_getcwd(struct call *c)
 	return guest_write((void *)c->a[0], text, (size_t)r + 1) ? -EFAULT : r + 1;
 }
 
-long call_chdir(struct call *c)
+static long do_chdir(struct call *c, struct place *p)
 {
-	struct place *p = &c->w->a;
-	long r = find(c, AT_FDCWD, (void *)c->a[0], FOLLOW, p);
+	long r;
 
-	if (r)
-		return r;
 	if (p->magic) {
 		one_piece(p);
 		return sys_chdir(p->host);
@@ -323,9 +320,27 @@ long call_chdir(struct call *c)
 	return sys_fchdir((int)r);
 }
 
+long call_chdir(struct call *c)
+{
+	struct place *p = &c->w->a;
+	long r = find(c, AT_FDCWD, (void *)c->a[0], FOLLOW, p);
+
+	if (r)
+		return r;
+	note_hold(c->core, AT_FDCWD);
+	r = do_chdir(c, p);
+	note_drop(c->core, AT_FDCWD);
+	return r;
+}
+
 long call_fchdir(struct call *c)
 {
-	return call_raw(c);
+	long r;
+
+	note_hold(c->core, AT_FDCWD);
+	r = call_raw(c);
+	note_drop(c->core, AT_FDCWD);
+	return r;
 }
 
 /* Emulated: the process's own paths start elsewhere from now on. */
@@ -362,7 +377,7 @@ long call_inotify_add_watch(struct call *c)
 long call_getdents64(struct call *c)
 {
 	struct place *p = &c->w->a;
-	long r = base_dir(c, (int)c->a[0], p);
+	long r = base_quick(c, (int)c->a[0], p);
 
 	if (r < 0 || p->raw || p->kind != IN_MERGED)
 		return call_raw(c);

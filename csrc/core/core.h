@@ -68,6 +68,7 @@ enum plan_options {
 #define DIR_CACHE 2048
 #define FD_CACHE 1024
 #define BLOOM_WORDS 1024
+#define OWNED_WORDS 2048
 #define LOWER_OWNERS 8192   /* slots; at most half of them used */
 #define CHANGE_OWNERS 262144
 #define FILTER_ARENA (256 * 1024)
@@ -120,6 +121,7 @@ struct plan {
 	volatile uint32_t any_changes; /* the record of changes has entries: without any it is not even mapped */
 	volatile uint32_t filters_used;
 	char nodename[65];                    /* that the guest set; empty: none */
+	volatile uint64_t owned[OWNED_WORDS]; /* bits: inodes that may have an entry in one of the records */
 	volatile uint64_t bloom[BLOOM_WORDS]; /* names that a remembered resolution went through */
 	struct cached dirs[DIR_CACHE];        /* by text */
 	struct cached fds[FD_CACHE];          /* by device and inode */
@@ -134,8 +136,20 @@ struct ids {
 	uint32_t n_groups, groups[MAX_GROUPS];
 };
 
+#define NOTES 256
+struct note {
+	uint64_t dev, ino;
+	uint32_t generation, state;
+};
+struct notes {
+	bool (*allowed)(void); /* may this thread of control write here? A vfork child has other descriptors */
+	volatile uint32_t epoch, drops; /* epoch: 2 and more */
+	struct note of[NOTES]; /* of the working directory, then of descriptors */
+};
+
 struct core {
 	struct plan *plan;
+	struct notes *notes; /* NULL: the front end does not see what they need */
 	struct changes *changes; /* mapped at first need; see changes_of */
 	struct ids ids;
 	uint16_t root_len;       /* of the emulated chroot, canonical */
@@ -162,7 +176,7 @@ struct place {
 	bool locked;     /* raw, and not to be changed */
 	uint8_t dead;    /* raw, and without names: enum dead */
 	bool found;      /* st is the thing's lstat */
-	bool direct;     /* host is the name itself, relative to the guest's own descriptor */
+	bool direct;     /* host is the path as given, relative to the guest's own descriptor */
 	bool magic;      /* a link of /proc that only the kernel can follow */
 	uint16_t len;    /* of guest */
 	struct stat st;
@@ -185,10 +199,12 @@ struct work { /* one call's memory: too large for a guest's signal stack */
 	char path[GUEST_MAX];
 	char rest[2 * GUEST_MAX];
 	char link[GUEST_MAX];
+	char key[CACHE_TEXT];
 	char text[HOST_MAX];
 	char other[HOST_MAX];
 	struct place a, b, c;
 	struct program program;
+	struct ids ids; /* of the program to come */
 	int fds[4]; /* to be closed when the call ends */
 	int n_fds;
 };
@@ -237,6 +253,15 @@ void bloom_add(struct core *k, const char *name, size_t n);
 void changed_name(struct core *k, const char *name, size_t n);
 void changed(struct core *k);
 
+/* ---- notes.c ------------------------------------------------------------------------------------------ */
+
+bool note_get(struct core *k, int fd, uint64_t *dev, uint64_t *ino);
+uint32_t note_begin(const struct core *k); /* before the descriptor is looked at */
+void note_set(struct core *k, int fd, const struct stat *st, uint32_t generation, uint32_t begun);
+void note_hold(struct core *k, int fd); /* no note until it is dropped: a handler of the guest may come before that */
+void note_drop(struct core *k, int fd); /* it is, or may be, another one now */
+void notes_drop(struct core *k);
+
 /* ---- mount.c ------------------------------------------------------------------------------------------ */
 
 static inline const char *plan_text(const struct core *k, uint32_t off) { return k->plan->strings + off; }
@@ -269,6 +294,9 @@ enum kind kind_below(struct call *c, const struct place *p);
 long enter(struct call *c, struct place *p);
 /* The directory behind a descriptor. p->guest is it; returns mounts_inside or an error. */
 long base_dir(struct call *c, int dfd, struct place *p);
+/* The same where only the kernel will use the descriptor, unless it is the working directory: the latter's place, and
+ * those of directories with one layer, are remembered. */
+long base_quick(struct call *c, int dfd, struct place *p);
 /* A directory was just opened: remembers where, so that its descriptor needs no asking. */
 void remember_dir(struct call *c, const struct place *p, int fd);
 /* Points p->dfd and p->host at a layer's file. */
@@ -320,6 +348,7 @@ static inline bool any_changes(const struct core *k) { return k->plan->any_chang
 struct owner *owner_find(struct core *k, uint64_t dev, uint64_t ino);
 /* Finds or makes the entry of a file of the upper (or of a bind). NULL: the table is full. */
 struct owner *owner_make(struct core *k, const struct stat *st);
+void owner_index_changes(struct core *k);
 void owner_forget(struct core *k, const struct stat *st);
 /* Owner, mode, device and inode as the guest should see them. p may be NULL (a descriptor's stat). */
 void owner_show(struct call *c, struct stat *st, const struct place *p, int fd);

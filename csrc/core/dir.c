@@ -182,6 +182,30 @@ long base_dir(struct call *c, int dfd, struct place *p)
 	return inside;
 }
 
+long base_quick(struct call *c, int dfd, struct place *p)
+{
+	struct core *k = c->core;
+	uint32_t generation = k->plan->generation, begun;
+	long r;
+
+	if (note_get(k, dfd, &p->st.st_dev, &p->st.st_ino)) {
+		r = cache_inode(k, p->st.st_dev, p->st.st_ino, p);
+		if (r >= 0 && p->kind != IN_DEEP && k->plan->mounts[p->mount].flags & MOUNT_CACHE &&
+		    (dfd == AT_FDCWD || (!r && p->kind != IN_MERGED))) {
+			p->dfd = dfd;
+			p->raw = p->self = p->slash = p->dot = p->dotdot = p->mounted = p->found = p->magic = p->locked = false;
+			p->dead = LIVES;
+			p->direct = true;
+			return r;
+		}
+	}
+	begun = note_begin(k);
+	r = base_dir(c, dfd, p);
+	if (r >= 0 && !p->raw)
+		note_set(k, dfd, &p->st, generation, begun);
+	return r;
+}
+
 long place_at(struct call *c, const char *text, size_t n, struct place *p)
 {
 	size_t dir = n;
@@ -213,10 +237,13 @@ void remember_dir(struct call *c, const struct place *p, int fd)
 	struct core *k = c->core;
 	uint32_t generation = k->plan->generation;
 	struct place *t = &c->w->c;
-	struct stat st;
+	struct stat *st = &t->st;
+	uint32_t begun;
 
+	note_drop(k, fd);
+	begun = note_begin(k);
 	if (p->raw || p->self || p->mounted || p->slash || p->magic || !(k->plan->mounts[p->mount].flags & MOUNT_CACHE) ||
-	    p->len > CACHE_TEXT || sys_fstat(fd, &st) || (st.st_mode & S_IFMT) != S_IFDIR)
+	    p->len > CACHE_TEXT || sys_fstat(fd, st) || (st->st_mode & S_IFMT) != S_IFDIR)
 		return;
 	memcpy(t->guest, p->guest, p->len + 1U);
 	t->len = p->len;
@@ -225,6 +252,8 @@ void remember_dir(struct call *c, const struct place *p, int fd)
 	t->layer = p->layer;
 	t->kind = (uint8_t)kind_below(c, t);
 	add_names(k, p->guest, p->len);
-	if (k->plan->generation == generation)
-		cache_keep_inode(k, generation, st.st_dev, st.st_ino, t, mounts_inside(k, t->guest, t->len));
+	if (k->plan->generation != generation)
+		return;
+	cache_keep_inode(k, generation, st->st_dev, st->st_ino, t, mounts_inside(k, t->guest, t->len));
+	note_set(k, fd, st, generation, begun);
 }

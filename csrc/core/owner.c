@@ -21,6 +21,34 @@ static uint64_t slot_of(uint64_t ino, uint64_t slots)
 	return (ino * 0x9e3779b97f4a7c15ULL >> 24) & (slots - 1);
 }
 
+/* Most files have no entry anywhere: a bit tells, without a look at a table that is many pages. */
+static volatile uint64_t *owned_word(struct core *k, uint64_t ino, uint64_t *bit)
+{
+	uint64_t h = ino * 0x9e3779b97f4a7c15ULL;
+
+	*bit = (uint64_t)1 << (h >> 40 & 63);
+	return &k->plan->owned[h >> 46 & (OWNED_WORDS - 1)];
+}
+
+static void owned_add(struct core *k, uint64_t ino)
+{
+	uint64_t bit;
+	volatile uint64_t *w = owned_word(k, ino, &bit);
+
+	if (!(*w & bit))
+		__atomic_fetch_or(w, bit, __ATOMIC_SEQ_CST);
+}
+
+/* Entries of earlier runs. */
+void owner_index_changes(struct core *k)
+{
+	const struct changes *ch = k->changes;
+
+	for (uint64_t i = 0; ch->used && i < ch->slots; i++)
+		if (ch->owners[i].ino && !(ch->owners[i].flags & OWNER_GONE))
+			owned_add(k, ch->owners[i].ino);
+}
+
 static struct owner *probe(struct owner *t, uint64_t slots, uint64_t dev, uint64_t ino)
 {
 	uint64_t i = slot_of(ino, slots);
@@ -70,7 +98,10 @@ static struct changes *changes_of(struct core *k)
 struct owner *owner_find(struct core *k, uint64_t dev, uint64_t ino)
 {
 	struct owner *o = NULL;
+	uint64_t bit;
 
+	if (!(*owned_word(k, ino, &bit) & bit))
+		return NULL;
 	if (any_changes(k) && dev == k->plan->upper_dev && changes_of(k))
 		o = probe(k->changes->owners, k->changes->slots, 0, ino);
 	if (!o && dev == k->plan->lower_dev && k->plan->lower_owners_used)
@@ -83,6 +114,7 @@ struct owner *owner_make(struct core *k, const struct stat *st)
 	if (st->st_dev != k->plan->upper_dev || !changes_of(k))
 		return NULL;
 	k->plan->any_changes = 1;
+	owned_add(k, st->st_ino);
 	return claim(k->changes->owners, k->changes->slots, &k->changes->used, 0, st->st_ino);
 }
 
@@ -223,6 +255,7 @@ long owner_load_record(struct core *k)
 		path[n + e->path_len] = 0;
 		if (sys_fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW))
 			continue; /* a layer may name what a later one removed */
+		owned_add(k, st.st_ino);
 		o = claim(k->plan->lower_owners, LOWER_OWNERS, &used, st.st_dev, st.st_ino);
 		if (o)
 			from_entry(o, e);

@@ -134,6 +134,41 @@ static void at_mount(struct call *c, struct place *p)
 	p->kind = IN_PLAIN;
 }
 
+/* The directory `path` below dfd, from the cache. Where all of it is one layer of one mount and no link is crossed the
+ * kernel may walk from dfd (p->direct). -1: must be walked. */
+static int below(struct call *c, int dfd, const char *path, size_t n, struct place *p)
+{
+	struct core *k = c->core;
+	char *text = c->w->text;
+	struct place *base = &c->w->c;
+	size_t len;
+	int inside;
+
+	if (base_quick(c, dfd, p) < 0 || p->raw || !(k->plan->mounts[p->mount].flags & MOUNT_CACHE))
+		return -1;
+	len = p->len;
+	memcpy(text, p->guest, len);
+	text[len++] = '/';
+	memcpy(text + len, path, n);
+	len += n;
+	base->kind = p->kind;
+	base->mount = p->mount;
+	inside = cache_text(k, text, len, p);
+	fresh(p);
+	if (inside >= 0 && base->kind == p->kind && base->mount == p->mount && p->kind != IN_MERGED && p->len == len &&
+	    !memcmp(p->guest, text, len)) {
+		p->direct = true;
+		p->dfd = dfd;
+	} else if (dfd != AT_FDCWD && inside >= 0) { /* the path is used without the descriptor: is it what was noted? */
+		struct stat *st = &base->st;
+		uint64_t dev, ino;
+
+		if (note_get(k, dfd, &dev, &ino) && (sys_fstatat(dfd, "", st, AT_EMPTY_PATH) || st->st_dev != dev || st->st_ino != ino))
+			return -1;
+	}
+	return inside;
+}
+
 /* 1: p is the place. 0: must be walked. */
 static long quick(struct call *c, int dfd, const char *path, size_t n, struct place *p)
 {
@@ -148,7 +183,7 @@ static long quick(struct call *c, int dfd, const char *path, size_t n, struct pl
 	if (!len || len > 255 || (name[0] == '.' && (len == 1 || (len == 2 && name[1] == '.'))))
 		return 0;
 	if (name == path) {
-		inside = (int)base_dir(c, dfd, p);
+		inside = (int)base_quick(c, dfd, p);
 		if (inside < 0)
 			return inside;
 		if (p->dead)
@@ -167,17 +202,17 @@ static long quick(struct call *c, int dfd, const char *path, size_t n, struct pl
 		if (path[0] == '/') {
 			inside = cache_text(k, path, dir, p);
 		} else {
-			char *text = c->w->text;
-			if (base_dir(c, dfd, p) < 0 || p->raw || !(k->plan->mounts[p->mount].flags & MOUNT_CACHE))
-				return 0;
-			memcpy(text, p->guest, p->len);
-			text[p->len] = '/';
-			memcpy(text + p->len + 1, path, dir);
-			inside = cache_text(k, text, p->len + 1 + dir, p);
-			fresh(p);
+			inside = below(c, dfd, path, dir, p);
 		}
 		if (inside < 0)
 			return 0;
+		if (p->direct && !inside) {
+			if (!append(p, name, len))
+				return 0;
+			p->layer = (uint8_t)first_layer(p);
+			memcpy(p->host, path, n + 1);
+			return 1;
+		}
 	}
 	if (!append(p, name, len))
 		return 0;
@@ -456,9 +491,16 @@ static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned f
 	struct core *k = c->core;
 	struct walk w = { .rest = c->w->rest, .generation = k->plan->generation, .keep = !k->root_len && !c->how };
 	bool absolute = path[0] == '/';
+	char *joined = c->w->key;
+	const char *key = path; /* of the directory part */
 	size_t dir = n;
 	long r;
 
+	while (dir && path[dir - 1] == '/')
+		dir--;
+	while (dir && path[dir - 1] != '/')
+		dir--;
+	dir -= dir > 0;
 	memmove(w.rest, path, n + 1);
 	fresh(p);
 	if (absolute) {
@@ -466,14 +508,16 @@ static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned f
 			return -EXDEV;
 		to_root(c, p);
 		r = enter(c, p);
-		while (dir && path[dir - 1] == '/')
-			dir--;
-		while (dir && path[dir - 1] != '/')
-			dir--;
-		dir -= dir > 0;
 	} else {
-		w.keep = false;
 		r = base_dir(c, dfd, p);
+		w.keep = w.keep && dir && !p->raw && k->plan->mounts[p->mount].flags & MOUNT_CACHE && p->len + 1 + dir <= sizeof c->w->key;
+		if (r >= 0 && w.keep) {
+			memcpy(joined, p->guest, p->len);
+			joined[p->len] = '/';
+			memcpy(joined + p->len + 1, path, dir);
+			dir += p->len + 1U;
+			key = joined;
+		}
 		p->direct = false;
 		if (r >= 0 && p->raw && !p->dead)
 			return c->how & ~(unsigned)RESOLVE_CACHED ? -ENOSYS : walk_raw(c, dfd, flags, p);
@@ -525,7 +569,7 @@ static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned f
 		follow_it = p->slash ? !(flags & KEEP_SLASH) : flags & FOLLOW;
 		/* Before the last name: what was walked so far is the directory part, if no link moved us on. */
 		if (last && w.keep) {
-			cache_keep_text(k, w.generation, path, dir, p, mounts_inside(k, p->guest, p->len));
+			cache_keep_text(k, w.generation, key, dir, p, mounts_inside(k, p->guest, p->len));
 			w.keep = false;
 		}
 		r = step(c, &w, p, name, (size_t)(end - name), last, follow_it);

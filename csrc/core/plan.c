@@ -262,7 +262,9 @@ long plan_map_changes(struct core *k, bool make)
 	if (memcmp(ch->magic, "UDKCHG\0\1", 8) || ch->slots != CHANGE_OWNERS)
 		return -EINVAL;
 	k->changes = ch;
-	if (make)
+	if (make) {
 		k->plan->any_changes = ch->used != 0;
+		owner_index_changes(k);
+	}
 	return 0;
 }

@@ -37,6 +37,57 @@ static long call_prctl(struct call *c)
 	return r;
 }
 
+/* ---- what descriptors are: every way in which one becomes a directory drops what was noted of it ------- */
+
+static long call_dup(struct call *c)
+{
+	long r = call_raw(c);
+
+	if (r >= 0)
+		note_drop(c->core, (int)r);
+	return r;
+}
+
+static long call_dup2(struct call *c)
+{
+	long r;
+
+	note_hold(c->core, (int)c->a[1]);
+	r = call_raw(c);
+	note_drop(c->core, (int)c->a[1]);
+	return r;
+}
+
+static long call_close_range(struct call *c)
+{
+	if (c->a[2] & 2 /* CLOSE_RANGE_UNSHARE */)
+		c->core->notes = NULL;
+	return call_raw(c);
+}
+
+/* A clone that shares memory without descriptors, or these without memory: notes cannot be kept. The call is made
+ * again where the guest made it, with a bit that the kernel does not look at and that our filter lets pass. */
+static long call_clone(struct call *c)
+{
+	struct frame *f = c->frame;
+
+	c->core->notes = NULL;
+	if (!f)
+		return -EAGAIN; /* not rewritten: does not happen */
+#if defined(__x86_64__)
+	FRAME_ARG(f, 0) |= 1UL << 63;
+	FRAME_PC(f) -= 2;
+	return __NR_clone;
+#else
+	return -ENOSYS;
+#endif
+}
+
+static long call_fcntl(struct call *c)
+{
+	return call_dup(c);
+}
+
 #define T(name) [__NR_##name] = { call_##name, TRAP, 0, 0 }
 #define ARG(name, n) [__NR_##name] = { call_##name, TRAP_ARG, n, 0 }
 
@@ -44,7 +95,13 @@ static const struct entry front[] = {
 	T(execve), T(execveat), T(rt_sigaction), T(rt_sigprocmask), T(rt_sigsuspend), T(rt_sigpending), T(rt_sigtimedwait),
 	T(sigaltstack), T(signalfd4), ARG(ppoll, 3), ARG(pselect6, 5), ARG(epoll_pwait, 4), T(seccomp),
 	T(ptrace), T(wait4), T(waitid),
-	[__NR_prctl] = { call_prctl, SPECIAL, 0, 0 }, [__NR_clone] = { NULL, SPECIAL, 0, 0 },
+	[__NR_prctl] = { call_prctl, SPECIAL, 0, 0 }, [__NR_clone] = { call_clone, SPECIAL, 0, 0 },
+	T(fchdir), T(dup), [__NR_dup3] = { call_dup2, TRAP, 0, 0 }, [__NR_fcntl] = { call_fcntl, SPECIAL, 0, 0 },
+	[438] = { call_dup, TRAP, 0, 0 }, /* pidfd_getfd */
+	ARG(close_range, 2),
+#ifdef __NR_dup2
+	T(dup2),
+#endif
 #ifdef __NR_arch_prctl
 	[__NR_arch_prctl] = { NULL, SPECIAL, 0, 0 },
 #endif
@@ -152,7 +209,7 @@ int on_trap(int sig, struct info *info, struct frame *f)
 		FRAME_RESULT(f) = (unsigned long)-(long)MIN(action & SECCOMP_RET_DATA, 4095);
 	else
 		FRAME_RESULT(f) = (unsigned long)-(long)ENOSYS; /* TRACE without a tracer, USER_NOTIF */
-	if (self.patch)
+	if (self.patch && nr != __NR_clone)
 		patch_site(pc, nr, f);
 	if (self.fast_return && !(f->stack.flags & (1 << 31)))
 		return 1;

@@ -97,6 +97,17 @@ static inline int load_byte(const void *p, char *v)
 	return bad;
 }
 
+#if defined(__x86_64__)
+static inline int store_word(void *p, uint64_t v)
+{
+	int bad = 0;
+
+	__asm__ volatile("1: mov %1, (%2)\n2:\n .pushsection .text.fix, \"ax\"\n3: mov $1, %0\n jmp 2b\n .popsection\n" FIX("1b", "3b")
+			 : "+r"(bad) : "r"(v), "r"(p) : "memory");
+	return bad;
+}
+#endif
+
 static inline int store_byte(void *p, char v)
 {
 	int bad = 0;
@@ -152,6 +163,14 @@ long guest_read(void *to, const void *from, size_t n)
 	if (no_memory(from))
 		return -EFAULT;
 #if defined(__x86_64__)
+	for (; n >= 8; n -= 8, to = (char *)to + 8, from = (const char *)from + 8) {
+		uint64_t w;
+		if (load_word(from, &w))
+			return -EFAULT;
+		memcpy(to, &w, 8);
+	}
+	if (!n)
+		return 0;
 	__asm__ volatile("1: rep movsb\n2:\n .pushsection .text.fix, \"ax\"\n3: jmp 2b\n .popsection\n" FIX("1b", "3b")
 			 : "+D"(to), "+S"(from), "+c"(n) : : "memory");
 	return n ? -EFAULT : 0;
@@ -171,6 +190,14 @@ long guest_write(void *to, const void *from, size_t n)
 		return -EFAULT;
 #if defined(__x86_64__)
 	(void)store_byte;
+	for (; n >= 8; n -= 8, to = (char *)to + 8, from = (const char *)from + 8) {
+		uint64_t w;
+		memcpy(&w, from, 8);
+		if (store_word(to, w))
+			return -EFAULT;
+	}
+	if (!n)
+		return 0;
 	__asm__ volatile("1: rep movsb\n2:\n .pushsection .text.fix, \"ax\"\n3: jmp 2b\n .popsection\n" FIX("1b", "3b")
 			 : "+D"(to), "+S"(from), "+c"(n) : : "memory");
 	return n ? -EFAULT : 0;

@@ -20,7 +20,7 @@ static void ids_text(const struct ids *i, char *to, size_t size)
 
 static int ignored_signals(void)
 {
-	int r = self.sigsys.handler == SIG_IGN;
+	int r = (self.sigsys.handler == SIG_IGN) | (self.core.notes ? 0 : 8);
 
 	for (int i = 0; i < 2; i++)
 		if (self.fault[i].handler == SIG_IGN)
@@ -54,7 +54,7 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	struct core *k = c->core;
 	struct program *g = &c->w->program;
 	struct place *p = &c->w->a;
-	struct ids ids = k->ids;
+	struct ids *ids = &c->w->ids;
 	char *text = c->w->rest, *ids_at, *flags_at;
 	const char **v;
 	size_t size = 0;
@@ -62,7 +62,9 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	bool ours = own_memory();
 
 	if (!ours && self.vfork.pid == (int)sys_getpid())
-		ids = self.vfork.ids;
+		*ids = self.vfork.ids;
+	else
+		*ids = k->ids;
 	c->w->b.found = false;
 	c->w->b.host[0] = 0;
 	r = find_program(c, dfd, path, flags, g);
@@ -77,16 +79,16 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 		return -EACCES;
 	}
 	if (g->set_uid != (uint32_t)-1)
-		ids.euid = ids.suid = ids.fsuid = g->set_uid;
+		ids->euid = ids->suid = ids->fsuid = g->set_uid;
 	if (g->set_gid != (uint32_t)-1)
-		ids.egid = ids.sgid = ids.fsgid = g->set_gid;
+		ids->egid = ids->sgid = ids->fsgid = g->set_gid;
 	if (p->direct && !p->raw) { /* relative to a descriptor: by its path */
 		enum layer layer = p->layer;
 		p->direct = false;
 		place_host(c, p, layer);
 	}
 	ids_at = text;
-	ids_text(&ids, ids_at, 1024);
+	ids_text(ids, ids_at, 1024);
 	flags_at = text + 1024;
 	if (g->fd >= 0) {
 		/* No path leads to it: a copy of the descriptor does, that the loader closes. */

@@ -16,6 +16,9 @@
 #endif
 #define X32_BIT 0x40000000U
 #define NEW_NAMESPACES 0x7e020000U /* clone flags CLONE_NEW*, without CLONE_NEWTIME */
+#define CLONE_VM_ 0x100U
+#define CLONE_SHARED (CLONE_VM_ | 0x600U) /* CLONE_FS, CLONE_FILES */
+#define CLONE_VFORK_ 0x4000U
 #define ARG_LOW(i) (16 + 8 * (i))
 #define ERRNO(e) (SECCOMP_RET_ERRNO | (e))
 
@@ -89,7 +92,24 @@ static void special(long nr)
 		LOAD(ARG_LOW(0));
 		emit(BPF_JMP | BPF_JSET | BPF_K, NEW_NAMESPACES, 0, 1);
 		RET(ERRNO(EPERM));
+		/* Memory, descriptors and working directory are shared together or not at all, but for vfork: see call_clone,
+		 * which sets a high bit to come through here. */
+		emit(BPF_ALU | BPF_AND | BPF_K, CLONE_SHARED | CLONE_VFORK_, 0, 0);
+		JEQ(0, 6, 0);
+		JEQ(CLONE_VFORK_, 5, 0);
+		JEQ(CLONE_SHARED, 4, 0);
+		emit(BPF_ALU | BPF_AND | BPF_K, CLONE_VM_ | CLONE_VFORK_, 0, 0);
+		JEQ(CLONE_VM_ | CLONE_VFORK_, 2, 0);
+		LOAD(ARG_LOW(0) + 4);
+		JEQ(0, 1, 0);
 		RET(SECCOMP_RET_ALLOW);
+		trap_or_allow();
+	} else if (nr == __NR_fcntl) {
+		LOAD(ARG_LOW(1));
+		JEQ(0, 2, 0);    /* F_DUPFD */
+		JEQ(1030, 1, 0); /* F_DUPFD_CLOEXEC */
+		RET(SECCOMP_RET_ALLOW);
+		trap_or_allow();
 	} else if (nr == __NR_socket) {
 		LOAD(ARG_LOW(0));
 		JEQ(1, 0, 1); /* AF_UNIX */

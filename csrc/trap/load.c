@@ -302,6 +302,8 @@ NORETURN void load(unsigned long *stack)
 		eager_start();
 	}
 	own_memory_init();
+	if (!self.eager && !(self.ignored & 8))
+		notes_start();
 	signals_start();
 	filter_start();
 

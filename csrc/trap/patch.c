@@ -29,7 +29,9 @@ static bool reaches(const char *t, unsigned long site)
 static char *arena_near(unsigned long site)
 {
 	for (unsigned long k = 1; k < 48; k++) {
-		unsigned long hint = (site & ~0xfffffUL) - k * 0x2000000UL;
+		/* A program at a low address has its heap above, which must be able to grow: 1 GiB is left. */
+		unsigned long below = k * 0x2000000UL, base = site & ~0xfffffUL;
+		unsigned long hint = base > below + 0x100000 ? base - below : base + 0x40000000UL + below / 2;
 		long r = (long)sys_mmap((void *)hint, ARENA, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 		if (is_error(r))

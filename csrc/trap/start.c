@@ -139,6 +139,7 @@ NORETURN static void run(char **argv, char **envp)
 		if (r)
 			fail("the preload engine without a network needs a system-call filter,", "which this node refuses", r);
 	} else {
+		notes_start();
 		r = filter_install(k->plan);
 	}
 	if (r)

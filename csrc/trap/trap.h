@@ -69,12 +69,13 @@ struct info { /* siginfo, as far as it is used */
 
 struct process {
 	struct core core;
+	struct notes notes;
 	int pid;                       /* whose memory this is: a vfork child is another process in it */
 	struct ksigaction sigsys;      /* the guest's action for that signal, never the kernel's */
 	struct ksigaction fault[2];    /* the guest's SIGSEGV and SIGBUS actions, wrapped in ours */
 	uint64_t mask_had_sigsys;      /* by signal: the guest's sa_mask holds SIGSYS, the kernel's does not */
 	uint32_t filter;               /* 1 + offset of the newest guest seccomp program in the plan, or 0 */
-	int ignored;                   /* bits: SIGSYS 1, SIGSEGV 2, SIGBUS 4 were ignored by whoever exec'ed us */
+	int ignored;                   /* bits: SIGSYS 1, SIGSEGV 2, SIGBUS 4 were ignored by whoever exec'ed us; 8: no notes */
 	struct { int pid; struct ids ids; } vfork; /* ids of a child that shares our memory */
 	bool fast_return, patch;
 	bool eager;  /* the preload engine: no filter, changed code */
@@ -86,6 +87,7 @@ extern struct process self;
 /* Is this memory our own, or the parent's that we, a vfork child, only borrow? */
 bool own_memory(void);
 void own_memory_init(void);
+void notes_start(void); /* see core/notes.c */
 
 /* ---- entry.c: the ways in and out of C ---------------------------------------------------------------- */
 

@@ -1,0 +1,82 @@
+/* What a descriptor was last found to be, so that a directory is not asked for its identity at each call.
+ *
+ * Notes are for a front end that sees every call by which a descriptor, or the working directory, comes to be a
+ * directory (open, dup, recvmsg, chdir ...) and drops the note then. Closing is not seen: a note may be of a descriptor
+ * that is closed or no directory any more, and is used only where the kernel is given that very descriptor, so that it
+ * says EBADF or ENOTDIR. Threads share the notes without a lock: whoever sets one looks again whether something was
+ * dropped meanwhile.
+ */
+#include "core/core.h"
+
+#define BUSY 1U /* a state of its own: being written */
+
+static struct note *note_at(const struct core *k, int fd)
+{
+	if (!k->notes || (fd != AT_FDCWD && (unsigned)fd >= NOTES - 1))
+		return NULL;
+	return &k->notes->of[fd == AT_FDCWD ? 0 : fd + 1];
+}
+
+bool note_get(struct core *k, int fd, uint64_t *dev, uint64_t *ino)
+{
+	struct note *n = note_at(k, fd);
+	uint32_t state;
+
+	if (!n)
+		return false;
+	state = __atomic_load_n(&n->state, __ATOMIC_ACQUIRE);
+	*dev = n->dev;
+	*ino = n->ino;
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	return state > BUSY && state == k->notes->epoch && n->generation == k->plan->generation &&
+	       __atomic_load_n(&n->state, __ATOMIC_RELAXED) == state;
+}
+
+uint32_t note_begin(const struct core *k)
+{
+	return k->notes ? __atomic_load_n(&k->notes->drops, __ATOMIC_SEQ_CST) : 0;
+}
+
+void note_set(struct core *k, int fd, const struct stat *st, uint32_t generation, uint32_t begun)
+{
+	struct note *n = note_at(k, fd);
+	uint32_t epoch;
+
+	if (!n || !k->notes->allowed())
+		return;
+	epoch = k->notes->epoch;
+	if (__atomic_exchange_n(&n->state, BUSY, __ATOMIC_SEQ_CST) == BUSY)
+		return;
+	n->dev = st->st_dev;
+	n->ino = st->st_ino;
+	n->generation = generation;
+	__atomic_store_n(&n->state, epoch, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&k->notes->drops, __ATOMIC_SEQ_CST) != begun)
+		__atomic_store_n(&n->state, 0, __ATOMIC_SEQ_CST);
+}
+
+void note_hold(struct core *k, int fd)
+{
+	struct note *n = note_at(k, fd);
+
+	if (n)
+		__atomic_store_n(&n->state, BUSY, __ATOMIC_SEQ_CST);
+}
+
+void note_drop(struct core *k, int fd)
+{
+	struct note *n = note_at(k, fd);
+
+	if (!n)
+		return;
+	__atomic_fetch_add(&k->notes->drops, 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&n->state, 0, __ATOMIC_SEQ_CST);
+}
+
+void notes_drop(struct core *k)
+{
+	if (!k->notes)
+		return;
+	__atomic_fetch_add(&k->notes->epoch, 1, __ATOMIC_SEQ_CST);
+	__atomic_fetch_add(&k->notes->drops, 1, __ATOMIC_SEQ_CST);
+}
