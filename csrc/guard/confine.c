@@ -207,7 +207,7 @@ bool confine(const struct plan *p, int tty, struct failure *f)
 
 	if (p->landlock && !landlock(p, abi, tty, f))
 		return false;
-	return !(p->confine & ~(unsigned)CONFINE_FDS) || filter(p->confine, files && abi < 3, f);
+	return !(p->confine & ~(unsigned)(CONFINE_FDS | CONFINE_CLOSE)) || filter(p->confine, files && abi < 3, f);
 }
 
 /* ---- descriptors -------------------------------------------------------------------------------------------------- */
@@ -241,9 +241,9 @@ static bool mark_each(void)
 
 bool confine_descriptors(const struct plan *p, struct failure *f)
 {
-	if (!(p->confine & CONFINE_FDS))
+	if (!(p->confine & (CONFINE_FDS | CONFINE_CLOSE)))
 		return true;
-	for (int fd = 0; fd < 3; fd++) {
+	for (int fd = 0; fd < 3 && p->confine & CONFINE_FDS; fd++) {
 		struct stat st;
 		if (sys_fstat(fd, &st) >= 0 && (st.st_mode & S_IFMT) == S_IFDIR)
 			return fail(f, FAIL_UDK, "--confine: the standard stream %d is a directory, from which the payload could reach "

@@ -29,6 +29,8 @@ enum message_kind {
 	MSG_STARTED, /* the payload's exec has happened */
 	MSG_STOPPED, /* value: signal by which the payload was stopped */
 	MSG_ENDED,   /* value: wait status of the payload; usage. All other processes are dead */
+	/* guard -> the init of another runtime's container, which answers with FAILED, STOPPED, ENDED; see gate.c */
+	MSG_STREAMS,
 };
 
 struct message {
@@ -87,6 +89,22 @@ void tty_finish(struct tty *t); /* what is left of the output, then the terminal
  * execute that when udk is gone. The filter refuses just this; it is installed only where there is a terminal. */
 bool has_terminal(void); /* on the host, before any namespace is entered */
 long forbid_typing(void);
+
+/* gate.c: for a payload that another runtime starts. */
+enum { MAX_PENDING = 32 };
+struct gate {
+	int listening, fd; /* -1: not */
+	bool passed;       /* the init is there and has the caller's streams */
+	bool ended;        /* it has said how the payload ended: status, usage */
+	int status;
+	struct rusage usage;
+	int pending[MAX_PENDING], n_pending; /* signals that came before */
+};
+long gate_listen(struct gate *g, const char *path);
+long gate_accept(struct gate *g, sigmask ignored, bool only_standard);
+long gate_enter(const char *path);
+long gate_silence(const char *log);
+void gate_failure(const char *program, const char *log, int status, struct failure *f);
 
 /* confine.c: what a confined payload can reach from now on, and what its kernel can do about it (docs/security.md). Needs
  * no_new_privs, or to be root of the user namespace. tty: the payload's own terminal, or -1. */

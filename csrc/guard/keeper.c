@@ -68,8 +68,8 @@ static void signal_for_keeper(struct keeper *k, const struct signalfd_siginfo *s
 {
 	int sig = (int)s->ssi_signo;
 
-	if (s->ssi_code > 0 || sig == SIGCHLD || (k->watcher && (int)s->ssi_pid == k->watcher))
-		return; /* the watcher's: the parent-death signal */
+	if (s->ssi_code > 0 || sig == SIGCHLD || k->plan->gate || (k->watcher && (int)s->ssi_pid == k->watcher))
+		return; /* the watcher's: the parent-death signal; what is for another runtime's container goes by the guard */
 	if (k->pid_namespace && s->ssi_pid > 0)
 		pass_on(k, sig);
 	else if (!k->passed[sig] || now_us() - k->passed[sig] > GROUP_WINDOW || !same_group(k))

@@ -25,6 +25,8 @@ struct guard {
 	int aborted;     /* signal that came before the payload was there */
 	uint64_t start, deadline, kill_at; /* us; 0: none */
 	struct tty tty;
+	struct gate gate;
+	int upward; /* to the guard outside, whose container's init we are, or -1 */
 	struct outcome outcome;
 };
 
@@ -36,7 +38,12 @@ NORETURN static void refuse(const char *text)
 
 static void to_payload(struct guard *g, int sig)
 {
-	message_send(g->socket, MSG_SIGNAL, sig, NULL, 0, -1);
+	if (!g->plan.gate)
+		message_send(g->socket, MSG_SIGNAL, sig, NULL, 0, -1);
+	else if (g->gate.fd >= 0)
+		message_send(g->gate.fd, MSG_SIGNAL, sig, NULL, 0, -1);
+	else if (!g->gate.passed && g->gate.n_pending < MAX_PENDING)
+		g->gate.pending[g->gate.n_pending++] = sig;
 }
 
 /* Ends everything: pid 1's death is the whole namespace's; without one the keeper's orphans become ours. */
@@ -56,10 +63,9 @@ static void stop_ourselves(int sig)
 	sys_sigprocmask(SIG_SETMASK, &old, NULL);
 }
 
-static void on_signal(struct guard *g, const struct signalfd_siginfo *s)
+static void on_signal(struct guard *g, int sig, int code)
 {
-	int sig = (int)s->ssi_signo;
-	bool ends = g->ending & SIGBIT(sig);
+	bool ends = sig > 0 && sig <= 64 && g->ending & SIGBIT(sig);
 
 	if (sig == SIGCHLD)
 		return;
@@ -70,9 +76,9 @@ static void on_signal(struct guard *g, const struct signalfd_siginfo *s)
 		if (sig == SIGWINCH)
 			return; /* the container's terminal tells the payload itself */
 	}
-	if (!g->started && ends) {
+	if (ends && (g->plan.gate ? !g->gate.passed : !g->started)) {
 		g->aborted = sig;
-		if (!g->starting) {
+		if (!g->starting || g->plan.gate) {
 			kill_all(g);
 			return;
 		}
@@ -81,7 +87,7 @@ static void on_signal(struct guard *g, const struct signalfd_siginfo *s)
 	}
 	/* The kernel sends a terminal's signals to the whole process group: the payload has them already. With a terminal
 	 * of its own it is in another session, and what reaches us is for it. */
-	if (s->ssi_code > 0 && !g->plan.tty)
+	if (code > 0 && !g->plan.tty && !g->plan.gate)
 		return;
 	to_payload(g, sig);
 }
@@ -104,18 +110,20 @@ static void on_message(struct guard *g, const struct message *m, int fd)
 		break;
 	case MSG_STARTED:
 		g->started = true;
-		if (g->aborted) {
+		if (g->aborted && !g->plan.gate) {
 			g->aborted = 0;
 			g->kill_at = 0;
 		}
-		g->outcome.ran = !g->outcome.failure.class;
+		g->outcome.ran = !g->outcome.failure.class && !g->plan.gate;
 		if (g->outcome.ran) {
 			int streams = g->plan.tty ? 0 : -1, output = g->plan.tty ? 1 : -1;
-			close_all_but((const int[]){ streams, output, 2, g->socket, g->signals, g->tty.master }, 6);
+			close_all_but((const int[]){ streams, output, 2, g->socket, g->signals, g->tty.master, g->upward }, 7);
 		}
 		break;
 	case MSG_STOPPED:
-		if (!g->plan.tty && (m->value == SIGTSTP || m->value == SIGTTIN || m->value == SIGTTOU))
+		if (g->upward >= 0)
+			message_send(g->upward, MSG_STOPPED, m->value, NULL, 0, -1);
+		else if (!g->plan.gate && !g->plan.tty && (m->value == SIGTSTP || m->value == SIGTTIN || m->value == SIGTTOU))
 			stop_ourselves(m->value);
 		break;
 	case MSG_ENDED:
@@ -141,6 +149,61 @@ static void messages(struct guard *g)
 			return;
 		}
 		on_message(g, &m, fd);
+	}
+}
+
+/* What the init of the other runtime's container says. */
+static void gate_messages(struct guard *g)
+{
+	struct gate *gate = &g->gate;
+	struct message m;
+	int fd;
+
+	if (gate->listening >= 0 && gate_accept(gate, g->plan.ignored_signals, g->plan.confine & CONFINE_FDS) >= 0) {
+		g->outcome.ran = true;
+		close_all_but((const int[]){ 2, g->socket, g->signals, gate->fd }, 4);
+	}
+	while (gate->fd >= 0) {
+		long r = message_receive(gate->fd, &m, &fd, false);
+		if (r == -EAGAIN)
+			return;
+		if (r <= 0) {
+			sys_close(gate->fd);
+			gate->fd = -1;
+			return;
+		}
+		if (m.kind == MSG_FAILED) {
+			g->outcome.failure.class = (enum failure_class)m.value;
+			g->outcome.ran = false;
+			str_copy(g->outcome.failure.text, m.text, sizeof g->outcome.failure.text);
+		} else if (m.kind == MSG_ENDED) {
+			gate->ended = true;
+			gate->status = m.value;
+			gate->usage = m.usage;
+		} else if (m.kind == MSG_STOPPED && (m.value == SIGTSTP || m.value == SIGTTIN || m.value == SIGTTOU)) {
+			stop_ourselves(m.value);
+		}
+	}
+}
+
+/* What the guard outside says, whose container's init we are. */
+static void upward_messages(struct guard *g)
+{
+	struct message m;
+	int fd;
+
+	while (g->upward >= 0) {
+		long r = message_receive(g->upward, &m, &fd, false);
+		if (r == -EAGAIN)
+			return;
+		if (r <= 0) { /* it is gone: so is its container */
+			sys_close(g->upward);
+			g->upward = -1;
+			kill_all(g);
+			return;
+		}
+		if (m.kind == MSG_SIGNAL)
+			on_signal(g, m.value, 0);
 	}
 }
 
@@ -183,8 +246,9 @@ static void timers(struct guard *g)
 
 static void wait_for_something(struct guard *g)
 {
-	struct pollfd p[5] = { { .fd = g->signals, .events = POLLIN }, { .fd = g->socket, .events = POLLIN } };
-	size_t n = 2 + tty_poll(&g->tty, p + 2);
+	struct pollfd p[6] = { { .fd = g->signals, .events = POLLIN }, { .fd = g->socket, .events = POLLIN },
+			       { .fd = g->plan.gate ? MAX(g->gate.listening, g->gate.fd) : g->upward, .events = POLLIN } };
+	size_t n = 3 + tty_poll(&g->tty, p + 3);
 	uint64_t next = g->deadline ? g->deadline : g->kill_at, now = next ? now_us() : 0;
 	uint64_t wait = next > now ? next - now : 0;
 	ktimespec t = { (int64_t)(wait / 1000000), (int64_t)(wait % 1000000) * 1000 };
@@ -205,11 +269,14 @@ static void run(struct guard *g)
 		do {
 			n = sys_read(g->signals, s, sizeof s);
 			messages(g);
+			if (g->plan.gate)
+				gate_messages(g);
 			for (ssize i = 0; i < n / (ssize)sizeof *s; i++) {
 				child |= s[i].ssi_signo == SIGCHLD;
-				on_signal(g, &s[i]);
+				on_signal(g, (int)s[i].ssi_signo, s[i].ssi_code);
 			}
 		} while (n == sizeof s);
+		upward_messages(g);
 		tty_relay(&g->tty);
 		timers(g);
 		if (child) {
@@ -231,7 +298,7 @@ static void normalise(struct guard *g)
 	/* where SIGCHLD is ignored, the kernel reaps children itself and their status is lost */
 	if (sys_sigaction(SIGCHLD, NULL, &old) >= 0 && old.handler == SIG_IGN) {
 		sys_signal_default(SIGCHLD, false);
-		g->plan.ignored_signals = SIGBIT(SIGCHLD);
+		g->plan.ignored_signals |= SIGBIT(SIGCHLD);
 	}
 	siginfo_t info;
 	g->has_others = sys_waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT, NULL) != -ECHILD;
@@ -247,6 +314,8 @@ static void start(struct guard *g)
 	int pair[2];
 	long r = sys_socketpair(1 /* AF_UNIX */, SOCK_SEQPACKET_CLOEXEC, 0, pair);
 
+	if (p->gate && gate_listen(&g->gate, p->gate) < 0)
+		refuse("no socket can be made beside the container's layer");
 	if (r < 0)
 		refuse("no socket pair: the system is out of file descriptors or memory");
 	g->socket = pair[0];
@@ -254,6 +323,8 @@ static void start(struct guard *g)
 	if (g->keeper == 0) {
 		sys_close(pair[0]);
 		sys_close(g->signals);
+		if (g->gate.listening >= 0)
+			sys_close(g->gate.listening);
 		keeper_main(p, pair[1]);
 	}
 	sys_close(pair[1]);
@@ -267,6 +338,22 @@ static void start(struct guard *g)
 			message_send(g->socket, MSG_GO, 0, NULL, 0, -1);
 		else
 			kill_all(g);
+	}
+}
+
+/* The runtime has ended. What its container's init said counts, if it ever was there. */
+static void conclude_gate(struct guard *g)
+{
+	struct outcome *o = &g->outcome;
+
+	gate_messages(g);
+	if (!g->gate.passed && !o->failure.class && !g->aborted && !o->timed_out && g->ended)
+		gate_failure(g->plan.program, g->plan.gate_log, WIFEXITED(g->status) ? WEXITSTATUS(g->status) : 128 + WTERMSIG(g->status),
+			     &o->failure);
+	if (g->gate.ended) {
+		g->ended = true;
+		g->status = g->gate.status;
+		o->usage = g->gate.usage;
 	}
 }
 
@@ -371,7 +458,7 @@ static void wait_for_keeper(struct guard *g)
 
 static int command_run(const char *fd_text, char **envp)
 {
-	static struct guard g = { .socket = -1, .tty = { .master = -1 } };
+	static struct guard g = { .socket = -1, .upward = -1, .gate = { .listening = -1, .fd = -1 }, .tty = { .master = -1 } };
 	sigmask all = ALL_SIGNALS;
 	uint64_t fd;
 
@@ -387,6 +474,8 @@ static int command_run(const char *fd_text, char **envp)
 	}
 	if (wrong)
 		refuse(wrong);
+	if (g.plan.through && (g.upward = (int)gate_enter(g.plan.through)) < 0)
+		refuse("the guard outside cannot be reached from the container");
 	normalise(&g);
 	sys_prctl(PR_SET_NAME, (unsigned long)"udk", 0, 0, 0);
 	sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
@@ -405,8 +494,16 @@ static int command_run(const char *fd_text, char **envp)
 			kill_container((int)proc, g.plan.cookie, !g.has_others);
 	}
 	tty_finish(&g.tty);
+	if (g.plan.gate)
+		conclude_gate(&g);
 	conclude(&g);
 	struct outcome *o = &g.outcome;
+	if (g.upward >= 0) {
+		if (o->failure.class && !o->ran)
+			message_send(g.upward, MSG_FAILED, (int)o->failure.class, o->failure.text, strlen(o->failure.text) + 1, -1);
+		else if (g.ended)
+			message_send(g.upward, MSG_ENDED, g.status, &o->usage, sizeof o->usage, -1);
+	}
 	const bool again = o->failure.class == FAIL_ENGINE && !o->ran && g.plan.n_fallback > 1;
 	clean_up(&g, again);
 	if (g.keeper > 0)
@@ -415,7 +512,7 @@ static int command_run(const char *fd_text, char **envp)
 		fall_back(&g);
 		clean_up(&g, false);
 	}
-	if (o->failure.class && !o->ran)
+	if (o->failure.class && !o->ran && g.upward < 0)
 		say(2, "udk: error: %s\n", o->failure.text);
 	if (g.plan.stats && report_outcome(g.plan.stats, o) < 0 && o->status == 0)
 		say(2, "udk: error: %s: the stats file cannot be written\n", g.plan.stats);

@@ -118,7 +118,9 @@ static bool standard_streams(const struct plan *p, const struct handover *h, str
 {
 	long r = 0;
 
-	if (h->tty >= 0) {
+	if (p->gate) {
+		r = gate_silence(p->gate_log);
+	} else if (h->tty >= 0) {
 		r = sys_setsid();
 		if (r >= 0)
 			r = sys_ioctl(h->tty, TIOCSCTTY, NULL);

@@ -41,6 +41,7 @@ enum confine_flags {
 	CONFINE_UNIX = 2,    /* u: no AF_UNIX socket that could be connected to a pathname */
 	CONFINE_NETWORK = 4, /* n: no socket of another family */
 	CONFINE_FDS = 8,     /* d: no inherited descriptors but 0, 1, 2, and no directory among those */
+	CONFINE_CLOSE = 16,  /* c: no inherited descriptors but 0, 1, 2 */
 };
 enum landlock_flags {
 	LANDLOCK_FILES = 1,    /* f: files, by the paths of landlock-path; without Landlock the run is refused */
@@ -103,6 +104,8 @@ struct plan {
 	int join; /* pid whose namespaces are entered, or 0 */
 	/* For another runtime that is to run on a root made here: the root is put at stage, a directory of the host, and the
 	 * host's root is kept; over_source is bound to over_target there, when both exist. NULL: none. */
+	/* Where the init in its container finds us, and where its own output goes; the init's end of the same. */
+	const char *gate, *gate_log, *through;
 	const char *stage, *over_source, *over_target;
 	struct op *ops;
 	size_t n_ops;

@@ -14,7 +14,7 @@ import pytest
 
 from tests.engines.conftest import SYSTEM, Box, marked, wait_until
 from tests.engines.test_streams import Terminal
-from tests.support.needs import require
+from tests.support.needs import find, require
 from udk.engines.guard import spawn
 from udk.engines.runc import RuncEngine, bundle
 from udk.errors import EngineError, EngineUnavailableError
@@ -266,6 +266,58 @@ def test_signals_arrive_once(box: Box, runtime: str, sig: signal.Signals) -> Non
     assert (guard.returncode, out, err) == (11, b"1\n", b"")
 
 
+def slow_runtime(where: Path, runtime: str) -> str:
+    """The runtime, but its set-up takes a while."""
+    wrapper = where / runtime
+    real = find(runtime)
+    wrapper.write_text(f'#!/bin/sh\ntouch {where}/at-work\nsleep 0.5\nexec {real} "$@"\n')
+    wrapper.chmod(0o755)
+    return str(wrapper)
+
+
+def test_signals_during_the_set_up(
+    box: Box, runtime: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that ends a set-up does so at once, any other waits for the payload; the whole group may get it."""
+    monkeypatch.setenv("UDK_OCI_RUNTIME", slow_runtime(tmp_path, runtime))
+    guard = start(box, "/hello", "sleep", "1000000", popen={"start_new_session": True})
+    wait_until(lambda: (tmp_path / "at-work").exists())
+    os.killpg(guard.pid, signal.SIGTERM)
+    assert (guard.wait(5), guard.communicate()) == (143, (b"", b""))
+    (tmp_path / "at-work").unlink()
+    guard = start(box, "/hello", "sleep", "1000000", popen={"start_new_session": True})
+    wait_until(lambda: (tmp_path / "at-work").exists())
+    os.killpg(guard.pid, signal.SIGUSR1)
+    assert guard.wait(5) == 138
+
+
+def test_a_runtime_that_fails(
+    box: Box, runtime: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One line, status 125, and the last thing that the runtime said."""
+    failing = tmp_path / runtime
+    failing.write_text("#!/bin/sh\necho starting >&2\necho no cgroups today >&2\nexit 1\n")
+    failing.chmod(0o755)
+    monkeypatch.setenv("UDK_OCI_RUNTIME", str(failing))
+    said = f"udk: error: {runtime} cannot set up the container: no cgroups today\n"
+    assert run(box, "/hello", "exit", "0") == (125, "", said)
+    failing.write_text("#!/bin/sh\nexit 3\n")
+    assert "ended with status 3 and said nothing" in run(box, "/hello", "exit", "0")[2]
+
+
+def test_inherited_descriptors(shell: Box, runtime: str) -> None:
+    """A batch system's (PMI_FD, a jobserver) reach the payload under their numbers, what is udk's own does
+    not; and a pipe's end is seen when the payload has closed it."""
+    read, write = os.pipe()
+    guard = start(shell, "sh", "-c", f"echo given >&{write}; ls /proc/self/fd", popen={"pass_fds": (write,)})
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        assert pipe.read() == "given\n"
+    out, err = guard.communicate(timeout=20)
+    numbers = set(map(int, out.split()))
+    assert err == b"" and {0, 1, 2, write} <= numbers and len(numbers) == 5  # and the directory's own
+
+
 @pytest.mark.parametrize("victim", ["guard", "keeper"])
 def test_sigkill_leaves_nothing(box: Box, runtime: str, victim: str) -> None:
     guard = start(box, "/hello", "outlive", "1000000", popen={"stdout": subprocess.DEVNULL})
@@ -333,10 +385,6 @@ def test_terminal(shell: Box, runtime: str) -> None:
 
     box = Runc(shell.lower, shell.scratch)
     shell.guards = box.guards
-    if runtime == "crun":
-        with pytest.raises(EngineError, match="a terminal does not work with crun"):
-            box.start("sh", tty=True)
-        return
     t = Terminal(box, "sh", "-c", "tty; stty size; read x; echo got $x; exit 6", size=(31, 97))
     t.expect(b"31 97")
     assert b"/dev/pts/0" in t.text

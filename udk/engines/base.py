@@ -25,7 +25,7 @@ class Launch:
     on exec.
     """
 
-    __slots__ = ("argv", "env", "fds", "limits", "plan", "subreaper")
+    __slots__ = ("argv", "env", "fds", "gate", "limits", "plan", "subreaper")
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class Launch:
         subreaper: bool = True,
         plan: tuple[tuple[str, ...], ...] = (),
         limits: bool = True,
+        gate: bool = False,
     ) -> None:
         self.argv = argv
         self.env = env
@@ -42,6 +43,7 @@ class Launch:
         self.subreaper = subreaper  # False where a pid namespace already bounds the payload's processes
         self.plan = plan
         self.limits = limits  # False where the engine itself sets the resource limits, further inside
+        self.gate = gate  # another runtime starts our init, which gets the streams from the guard
 
 
 class Engine:

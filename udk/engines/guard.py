@@ -56,7 +56,9 @@ def compile_plan(
         if "UDK_COOKIE" not in env:
             env = {**env, "UDK_COOKIE": spec.cookie}
     ops += [("env", f"{k}={v}") for k, v in env.items()]
-    if spec.tty:
+    if launch.gate:
+        pass  # the init inside sees to it
+    elif spec.tty:
         ops.append(("tty",))
     elif not spec.stdin:
         ops.append(("null-stdin",))

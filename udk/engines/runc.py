@@ -94,8 +94,6 @@ class RuncEngine(Engine):
             reasons.append("CVMFS repositories need a mounted /cvmfs")
         if not any(m.kind == "dev" for m in spec.mounts):
             reasons.append("it needs a /dev of its own, for its init")
-        if spec.tty and _is_crun():
-            reasons.append("a terminal does not work with crun; install runc, or name it in UDK_OCI_RUNTIME")
         for text in (spec.hostname, *(w for m in spec.mounts for w in (m.source, m.target))):
             try:
                 text.encode("utf-8")
@@ -157,13 +155,6 @@ def find_runtime() -> str:
     raise EngineUnavailableError(f"{missing} is installed here", "ask for the package runc or crun")
 
 
-def _is_crun() -> bool:
-    try:
-        return os.path.basename(find_runtime()) == "crun"
-    except EngineUnavailableError:
-        return False
-
-
 def bundle(spec: RunSpec, home: str) -> dict[str, Any]:
     """``config.json`` for the run (OCI runtime specification 1.0.2, config.md and config-linux.md), with the
     root at ``home``/rootfs. Raises UdkError."""
@@ -175,12 +166,12 @@ def bundle(spec: RunSpec, home: str) -> dict[str, Any]:
     targets = {_normal(m.target) for m in spec.mounts}
     for number, mount in enumerate(spec.mounts):
         mounts += _mount(mount, f"{home}/file{number}", targets, spec)
-    for name in ("init", "plan"):
+    for name in ("init", "plan", "gate"):
         mounts.append(_bind(f"{home}/{name}", f"{dev}/{_INIT}/{name}", True))
     config: dict[str, Any] = {
         "ociVersion": "1.0.2",
         "process": {
-            "terminal": spec.tty,
+            "terminal": False,
             "user": {"uid": 0, "gid": 0, "umask": _umask()},
             "args": [f"{dev}/{_INIT}/init", "run", f"{dev}/{_INIT}/plan", "container"],
             "env": ["PATH=/usr/bin:/bin"],
@@ -290,6 +281,10 @@ def _inner_plan(spec: RunSpec, dry: bool) -> list[tuple[str, ...]]:
     ops.append(("stop-signal", str(spec.stop_signal)))
     ops.append(("default-signals", f"{1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1):x}"))
     ops += _confined(spec)
+    if spec.tty:
+        ops.append(("tty",))
+    elif not spec.stdin:
+        ops.append(("null-stdin",))
     return [*ops, ("dry",)] if dry else ops
 
 
@@ -303,8 +298,9 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
     for name in ("rootfs", "state", "bundle", "run"):
         os.mkdir(f"{home}/{name}", 0o700)
     shutil.copy(GUARD, f"{home}/init")
+    dev = next(_normal(m.target) for m in spec.mounts if m.kind == "dev")
     with open(f"{home}/plan", "wb") as plan_file:
-        plan_file.write(encode(_inner_plan(spec, dry)))
+        plan_file.write(encode([("through", f"{dev}/{_INIT}/gate"), *_inner_plan(spec, dry)]))
     with open(f"{home}/bundle/config.json", "w", encoding="utf-8") as f:
         json.dump(bundle(spec, home), f)
     root = spec.root
@@ -325,8 +321,7 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
         if _is_fresh(root.upper):
             for record in reversed(root.records):
                 plan += owner_ops(record) if record else []
-    if spec.confine:  # before the runtime: what it does not pass on it cannot leak
-        plan.append(("confine", "d"))
+    plan += [("gate", f"{home}/gate", f"{home}/said"), ("confine", "d" if spec.confine else "c")]
     plan += [("dir", spec.cwd), ("stage", f"{home}/rootfs")]
     words = [runtime, "--root", f"{home}/state"]
     if os.path.basename(runtime) == "crun":
@@ -340,8 +335,9 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
     path = os.environ.get("PATH", "") or "/usr/bin:/bin"
     env = {"PATH": path, "HOME": home, "XDG_RUNTIME_DIR": f"{home}/run", "TMPDIR": home}
     return Launch(
-        words, env, subreaper=False, plan=(*plan, ("program", runtime), ("remove", home)), limits=False
-    )
+        words, env, subreaper=False, plan=(*plan, ("program", runtime), ("remove", home)), limits=False,
+        gate=True,
+    )  # fmt: skip
 
 
 def _state_directory(spec: RunSpec) -> str:
