@@ -25,7 +25,7 @@ from udk.engines.select import by_name
 from udk.errors import UsageError
 from udk.runtime.spec import Mount, Root
 
-SHM_KEY = 0x55444B31
+SHM_KEY = 0x55000000 | os.getpid()
 IPC_CREAT, IPC_RMID = 0o1000, 0
 
 

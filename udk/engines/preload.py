@@ -27,7 +27,8 @@ class PreloadEngine(TrapEngine):
     refused = "code cannot be changed here: a security policy keeps what is mapped from being made executable"
 
     def mechanism(self, spec: RunSpec, words: list[str]) -> int:
-        directory = code_directory()
+        # What one confined payload wrote there, another container would execute.
+        directory = "" if spec.confine else code_directory()
         if directory:
             words += ["code", directory]
         return _EAGER
