@@ -43,7 +43,7 @@ TRAP = [
 PROGRAMS: dict[str, tuple[list[str], list[str]]] = {
     "udk-guard": (["sys", "guard", "namespace"], []),
     "udk-hello": (["sys", "hello"], []),
-    "udk-trap": (["sys", "core", "trap", "preload"], TRAP),
+    "udk-trap": (["sys", "core", "trap", "ptrace", "preload"], TRAP),
 }
 
 

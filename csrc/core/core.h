@@ -59,6 +59,10 @@ enum plan_options {
 	OPT_RECORD_BY_PATH = 32, /* too many record entries for an index by inode */
 	OPT_NO_NETWORK = 64,
 	OPT_EAGER = 256, /* preload: calls are redirected by changed code, there is no filter */
+	OPT_PTRACE = 512,      /* calls come by a tracer */
+	OPT_EVERY_CALL = 1024, /* which stops at every one: there is no filter */
+	OPT_ONLY_FILTER = 4096, /* never so: without a filter it is an error */
+	OPT_SIGNALS = 2048,    /* calls come by a signal, which the guest must not see */
 	OPT_NOEXEC = 128, /* some tree is on a noexec mount: map code by copying it */
 };
 
@@ -367,7 +371,7 @@ struct entry {
 	long (*handler)(struct call *c);
 	uint8_t act;
 	uint8_t arg;  /* TRAP_ARG: trapped only when this argument is not 0 */
-	uint8_t need; /* trapped only with one of these options; 0: always */
+	uint16_t need; /* trapped only with one of these options; 0: always */
 };
 extern const struct entry table[];
 extern const long table_size;

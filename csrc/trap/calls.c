@@ -89,26 +89,28 @@ static long call_fcntl(struct call *c)
 }
 
 #define T(name) [__NR_##name] = { call_##name, TRAP, 0, 0 }
-#define ARG(name, n) [__NR_##name] = { call_##name, TRAP_ARG, n, 0 }
+/* Only where there is a signal to hide, or notes to be kept. */
+#define SIG(name) [__NR_##name] = { call_##name, TRAP, 0, OPT_SIGNALS }
+#define ARG(name, n) [__NR_##name] = { call_##name, TRAP_ARG, n, OPT_SIGNALS }
 
 static const struct entry front[] = {
-	T(execve), T(execveat), T(rt_sigaction), T(rt_sigprocmask), T(rt_sigsuspend), T(rt_sigpending), T(rt_sigtimedwait),
-	T(sigaltstack), T(signalfd4), ARG(ppoll, 3), ARG(pselect6, 5), ARG(epoll_pwait, 4), T(seccomp),
-	T(ptrace), T(wait4), T(waitid),
+	T(execve), T(execveat), T(sigaltstack), T(seccomp),
+	SIG(rt_sigaction), SIG(rt_sigprocmask), SIG(rt_sigsuspend), SIG(rt_sigpending), SIG(rt_sigtimedwait), SIG(signalfd4),
+	ARG(ppoll, 3), ARG(pselect6, 5), ARG(epoll_pwait, 4), SIG(ptrace), SIG(wait4), SIG(waitid),
 	[__NR_prctl] = { call_prctl, SPECIAL, 0, 0 }, [__NR_clone] = { call_clone, SPECIAL, 0, 0 },
-	T(fchdir), T(dup), [__NR_dup3] = { call_dup2, TRAP, 0, 0 }, [__NR_fcntl] = { call_fcntl, SPECIAL, 0, 0 },
-	[438] = { call_dup, TRAP, 0, 0 }, /* pidfd_getfd */
+	SIG(fchdir), SIG(dup), [__NR_dup3] = { call_dup2, TRAP, 0, OPT_SIGNALS },
+	[__NR_fcntl] = { call_fcntl, SPECIAL, 0, OPT_SIGNALS }, [438] = { call_dup, TRAP, 0, OPT_SIGNALS }, /* pidfd_getfd */
 	ARG(close_range, 2),
 #ifdef __NR_dup2
-	T(dup2),
+	SIG(dup2),
 #endif
 #ifdef __NR_arch_prctl
 	[__NR_arch_prctl] = { NULL, SPECIAL, 0, 0 },
 #endif
 #ifdef __NR_signalfd
-	[__NR_signalfd] = { call_signalfd4, TRAP, 0, 0 },
+	[__NR_signalfd] = { call_signalfd4, TRAP, 0, OPT_SIGNALS },
 #endif
-	[441] = { call_epoll_pwait, TRAP_ARG, 4, 0 }, /* epoll_pwait2 */
+	[441] = { call_epoll_pwait, TRAP_ARG, 4, OPT_SIGNALS }, /* epoll_pwait2 */
 	[__NR_socket] = { NULL, SPECIAL, 0, OPT_NO_NETWORK },
 };
 

@@ -51,8 +51,6 @@ struct fix {
 };
 extern const struct fix __start_udk_fix[], __stop_udk_fix[];
 
-unsigned long fault_fix(unsigned long pc);
-
 unsigned long fault_fix(unsigned long pc)
 {
 	for (const struct fix *f = __start_udk_fix; f < __stop_udk_fix; f++)

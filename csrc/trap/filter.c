@@ -34,6 +34,8 @@ struct program_made {
 	int n;
 	struct run runs[600];
 	int n_runs;
+	uint32_t answer; /* for a call that is for us */
+	bool notes; /* of descriptors are kept: core/notes.c */
 	int trap; /* where the block is that checks the caller's address; jumps to it are patched at the end */
 };
 
@@ -62,7 +64,7 @@ static void trap_or_allow(void)
 	LOAD(8);
 	emit(BPF_JMP | BPF_JGE | BPF_K, TEXT_SIZE, 1, 0);
 	RET(SECCOMP_RET_ALLOW);
-	RET(SECCOMP_RET_TRAP | TRAP_MAGIC);
+	RET(made.answer);
 }
 
 static void trap_when(int arg)
@@ -92,6 +94,10 @@ static void special(long nr)
 		LOAD(ARG_LOW(0));
 		emit(BPF_JMP | BPF_JSET | BPF_K, NEW_NAMESPACES, 0, 1);
 		RET(ERRNO(EPERM));
+		if (!made.notes) {
+			RET(SECCOMP_RET_ALLOW);
+			return;
+		}
 		/* Memory, descriptors and working directory are shared together or not at all, but for vfork: see call_clone,
 		 * which sets a high bit to come through here. */
 		emit(BPF_ALU | BPF_AND | BPF_K, CLONE_SHARED | CLONE_VFORK_, 0, 0);
@@ -165,11 +171,10 @@ static void tree(int low, int high)
 	}
 }
 
-long filter_install(const struct plan *plan)
+void filter_build(const struct plan *plan)
 {
-	struct sock_fprog prog = { 0, made.f };
-	long r;
-
+	made.notes = !(plan->options & OPT_PTRACE);
+	made.answer = (plan->options & OPT_PTRACE ? SECCOMP_RET_TRACE : SECCOMP_RET_TRAP) | TRAP_MAGIC;
 	for (long nr = 0; nr <= table_size; nr++) {
 		struct run now = classify(plan, nr);
 		struct run *last = &made.runs[made.n_runs - 1];
@@ -192,7 +197,18 @@ long filter_install(const struct plan *plan)
 	for (int i = 0; i < made.n; i++)
 		if (made.f[i].code == (BPF_JMP | BPF_JA) && made.f[i].k == (uint32_t)-1)
 			made.f[i].k = (uint32_t)(made.trap - i - 1);
-	prog.len = (unsigned short)made.n;
+}
+
+uint32_t filter_judge(const struct seccomp_data *d)
+{
+	return bpf_run(made.f, (uint32_t)made.n, d);
+}
+
+long filter_install(void)
+{
+	struct sock_fprog prog = { (unsigned short)made.n, made.f };
+	long r;
+
 	r = sys_prctl(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0, 0, 0);
 	if (r)
 		return r;

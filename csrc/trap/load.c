@@ -3,7 +3,7 @@
  * Runs once per program, on the stack that the kernel made for us; the guest's stack is the same with our prefix
  * dropped.
  */
-#include "trap/trap.h"
+#include "ptrace/ptrace.h"
 
 #include "preload/eager.h"
 
@@ -301,8 +301,12 @@ NORETURN void load(unsigned long *stack)
 		self.patch = false; /* all of it is */
 		eager_start();
 	}
+	self.traced = k->plan->options & OPT_PTRACE;
+	self.every = k->plan->options & OPT_EVERY_CALL;
+	if (self.every)
+		self.patch = false; /* our own calls would stop there */
 	own_memory_init();
-	if (!self.eager && !(self.ignored & 8))
+	if (!self.eager && !self.traced && !(self.ignored & 8)) /* a tracer is not asked for each dup */
 		notes_start();
 	signals_start();
 	filter_start();
@@ -355,5 +359,7 @@ NORETURN void load(unsigned long *stack)
 	if (stop_before_entry)
 		__asm__ volatile("int3");
 #endif
+	if (self.every)
+		step_out();
 	jump_to(stack, entry);
 }

@@ -52,12 +52,12 @@ static uint32_t alu(uint32_t op, uint32_t a, uint32_t b)
 }
 
 /* The kernel has checked the program: jumps are forward and inside, it ends with a return. */
-static uint32_t run(const struct program_kept *p, const struct seccomp_data *d)
+uint32_t bpf_run(const struct sock_filter *code, uint32_t len, const struct seccomp_data *d)
 {
 	uint32_t a = 0, x = 0, mem[BPF_MEMWORDS] = { 0 };
 
-	for (uint32_t pc = 0; pc < p->len; pc++) {
-		const struct sock_filter *f = &p->code[pc];
+	for (uint32_t pc = 0; pc < len; pc++) {
+		const struct sock_filter *f = &code[pc];
 		uint32_t k = f->k, b = BPF_SRC(f->code) == BPF_X ? x : k;
 
 		switch (BPF_CLASS(f->code)) {
@@ -108,7 +108,7 @@ uint32_t filter_run(long nr, const unsigned long a[6], unsigned long pc)
 		d.args[i] = a[i];
 	for (uint32_t at = self.filter; at;) {
 		const struct program_kept *p = (const void *)(self.core.plan->filters + at - 1);
-		uint32_t r = run(p, &d);
+		uint32_t r = bpf_run(p->code, p->len, &d);
 
 		if ((int32_t)(r & SECCOMP_RET_ACTION_FULL) < (int32_t)(best & SECCOMP_RET_ACTION_FULL))
 			best = r;

@@ -11,7 +11,6 @@
 #define THREADS 64
 
 struct process self;
-unsigned long fault_fix(unsigned long pc);
 
 /* ---- whose memory ------------------------------------------------------------------------------------- */
 
@@ -139,6 +138,8 @@ void signals_start(void)
 
 	self.signal = self.eager ? SIGILL : SIGSYS;
 	mask = SIGBIT(SIGSYS_);
+	if (self.traced) /* no signal is ours: the tracer sees our faults first */
+		return;
 	if (self.ignored & 1)
 		self.sigsys.handler = SIG_IGN;
 	install(SIGSYS_, trap_entry, SA_NODEFER_ | SA_ONSTACK_);

@@ -4,11 +4,12 @@
  *                             runs ARGV in the container
  *   udk-trap join STATE FD ARGV...   the same in the container whose state file this is; FD has ids and directory
  *   udk-trap probe            0 when the mechanism works here: a filter, a trap, and the way back
+ *   udk-trap probe-ptrace-1   0 when it does with a tracer and a filter; probe-ptrace-2: with a tracer alone
  *   udk-trap probe-code       0 when code can be changed here
  *
  * Started with the engine's mark in argv[0] it is the loader: one of its own execve calls got it here.
  */
-#include "trap/trap.h"
+#include "ptrace/ptrace.h"
 
 #include "preload/eager.h"
 
@@ -51,6 +52,8 @@ static void make_plan(void)
 	const char *what;
 	long r;
 
+	if (!(plan.options & OPT_PTRACE))
+		plan.options |= OPT_SIGNALS;
 	r = plan_inspect(&plan, &what);
 	if (r)
 		fail("the root directory", what, r);
@@ -122,10 +125,36 @@ static void make_directories(struct call *c, const char *path)
 	}
 }
 
-NORETURN static void run(char **argv, char **envp)
+/* From here on the calls of this process's programs come to us. */
+static long intercept(struct plan *p, bool joins, const char **what)
+{
+	volatile int *every;
+	long r;
+
+	filter_build(p);
+	*what = "the system-call filter";
+	if (!(p->options & OPT_PTRACE)) {
+		notes_start();
+		return filter_install();
+	}
+	*what = "ptrace";
+	r = tracer_start(&every);
+	if (r)
+		return r;
+	r = p->options & OPT_EVERY_CALL ? sys_prctl(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0, 0, 0) : filter_install();
+	if (r && !joins && !(p->options & OPT_ONLY_FILTER)) {
+		p->options |= OPT_EVERY_CALL;
+		r = 0;
+	}
+	*what = "the system-call filter";
+	*every = (p->options & OPT_EVERY_CALL) != 0;
+	return r;
+}
+
+NORETURN static void run(char **argv, char **envp, bool joins)
 {
 	struct core *k = &self.core;
-	const char *cwd = plan.strings + plan.cwd;
+	const char *cwd = plan.strings + plan.cwd, *what;
 	struct call c = { .core = k };
 	long r;
 
@@ -139,11 +168,10 @@ NORETURN static void run(char **argv, char **envp)
 		if (r)
 			fail("the preload engine without a network needs a system-call filter,", "which this node refuses", r);
 	} else {
-		notes_start();
-		r = filter_install(k->plan);
+		r = intercept(k->plan, joins, &what);
 	}
 	if (r)
-		fail("this node refuses", "the system-call filter", r);
+		fail("this node refuses", what, r);
 	if (!argv[0])
 		fail("no command", "", 0);
 	c.w = slot_take();
@@ -170,9 +198,9 @@ NORETURN static void run(char **argv, char **envp)
 
 /* Tries what the engine rests on, in this very process: a trap by the filter, and its answer. The instruction is
  * executed from outside of the exempt text. */
-static void probe_plan(void)
+static void probe_plan(uint32_t options)
 {
-	plan.options = OPT_FAST_RETURN;
+	plan.options = options;
 	plan.n_mounts = 1;
 	plan.mounts[0].flags = MOUNT_CACHE;
 	plan.strings[0] = 0;
@@ -182,25 +210,39 @@ static void probe_plan(void)
 	plan.generation = 1;
 	self.core.plan = &plan;
 	self.fast_return = true;
+	self.traced = options & OPT_PTRACE;
+	self.every = options & OPT_EVERY_CALL;
 	own_memory_init();
 }
 
-static int probe(void)
+static int probe(uint32_t options)
 {
 	unsigned long args[6] = { (unsigned long)"/udk-probe", 0, 0, 0, 0, 0 };
-	long (*outside)(long, const unsigned long *) = (long (*)(long, const unsigned long *))(PLAN_AT - 4096);
+	long (*outside)(long, const unsigned long *);
+	const char *what;
+	void *page;
 	long r;
 
-	probe_plan();
+	probe_plan(options);
 	signals_start();
 	self.filter = 1;
 	filter_start();
 	self.filter = 0;
-	r = filter_install(&plan);
+	page = sys_mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (is_error((long)page))
+		return 1;
+#if defined(__x86_64__)
+	memcpy(page, (void *)PAST_PLAN, 64);
+#endif
+	sys_mprotect(page, 4096, PROT_READ | PROT_EXEC);
+	outside = (long (*)(long, const unsigned long *))(uintptr_t)page;
+	r = intercept(&plan, false, &what);
 	if (r) {
-		say(2, "the system-call filter is refused: %s\n", errno_text(r));
+		say(2, "%s is refused: %s\n", what, errno_text(r));
 		return 1;
 	}
+	if (self.every)
+		step_out();
 	args[0] = (unsigned long)"/self/stat"; /* there only after translation */
 #if defined(__x86_64__)
 	r = outside(__NR_access, args);
@@ -209,10 +251,28 @@ static int probe(void)
 	r = -ENOSYS;
 #endif
 	if (r) {
-		say(2, "a trapped call came back wrong: %s\n", errno_text(r));
+		say(2, "a call came back wrong: %s\n", errno_text(r));
 		return 1;
 	}
 	return 0;
+}
+
+/* The same with a tracer: in a child, so that nothing is left behind. */
+static int probe_ptrace(uint32_t options)
+{
+	int status = 1, any;
+	long child, r;
+
+	sys_prctl(36 /* PR_SET_CHILD_SUBREAPER */, 1, 0, 0, 0);
+	child = sys_fork();
+	if (child == 0)
+		sys_exit(probe(OPT_PTRACE | options));
+	do {
+		r = sys_wait4(-1, &any, 0, NULL);
+		if (r == child)
+			status = any;
+	} while (r > 0 || r == -EINTR);
+	return status != 0;
 }
 
 int main(int argc, char **argv, char **envp)
@@ -220,15 +280,20 @@ int main(int argc, char **argv, char **envp)
 	uint64_t fd;
 
 	if (argc == 2 && str_eq(argv[1], "probe"))
-		return probe();
+	if (argc == 2 && str_eq(argv[1], "probe"))
+		return probe(OPT_FAST_RETURN | OPT_SIGNALS);
+	if (argc == 2 && str_eq(argv[1], "probe-ptrace-1"))
+		return probe_ptrace(OPT_ONLY_FILTER);
+	if (argc == 2 && str_eq(argv[1], "probe-ptrace-2"))
+		return probe_ptrace(OPT_EVERY_CALL);
 	if (argc == 2 && str_eq(argv[1], "probe-code")) {
-		probe_plan();
+		probe_plan(OPT_FAST_RETURN | OPT_SIGNALS);
 		return eager_probe();
 	}
 	if (argc >= 4 && str_eq(argv[1], "run") && parse_u64(argv[2], 10, &fd)) {
 		read_plan((int)fd, false);
 		make_plan();
-		run(argv + 3, envp);
+		run(argv + 3, envp, false);
 	}
 	if (argc >= 5 && str_eq(argv[1], "join") && parse_u64(argv[3], 10, &fd)) {
 		long r;
@@ -237,9 +302,9 @@ int main(int argc, char **argv, char **envp)
 		r = plan_map(&self.core, argv[2], false);
 		if (r)
 			fail("the container's state", argv[2], r);
-		run(argv + 4, envp);
+		run(argv + 4, envp, true);
 	}
-	say(2, "usage: udk-trap run FD COMMAND... | join STATE FD COMMAND... | probe | probe-code\n");
+	say(2, "usage: udk-trap run FD COMMAND... | join STATE FD COMMAND... | probe...\n");
 	return EXIT_UDK;
 }
 

@@ -81,6 +81,8 @@ struct process {
 	bool eager;  /* the preload engine: no filter, changed code */
 	bool refused; /* an exec, with a line that says why */
 	int signal;  /* by which calls come: SIGSYS, or SIGILL from changed code; never blocked */
+	bool traced; /* the ptrace engine: calls are sent here by a tracer */
+	bool every;  /* which sees every call, not only those that are for us */
 };
 extern struct process self;
 
@@ -92,6 +94,7 @@ void notes_start(void); /* see core/notes.c */
 /* ---- entry.c: the ways in and out of C ---------------------------------------------------------------- */
 
 extern char trap_entry[], trap_restorer[], fault_entry[], fast_common[];
+unsigned long fault_fix(unsigned long pc); /* where to go on after a fault there, or 0 */
 
 /* ---- slots.c ------------------------------------------------------------------------------------------ */
 
@@ -139,7 +142,12 @@ uint32_t filter_run(long nr, const unsigned long a[6], unsigned long pc);
 
 /* ---- filter.c, patch.c, exec.c, load.c ----------------------------------------------------------------- */
 
-long filter_install(const struct plan *plan);
+struct sock_filter;
+struct seccomp_data;
+void filter_build(const struct plan *plan);
+long filter_install(void); /* what was built */
+uint32_t filter_judge(const struct seccomp_data *d); /* its action for a call */
+uint32_t bpf_run(const struct sock_filter *code, uint32_t len, const struct seccomp_data *d);
 void patch_site(unsigned long pc, long nr, const struct frame *f);
 long call_execve(struct call *c);
 long call_execveat(struct call *c);

@@ -56,6 +56,12 @@ class Engine:
     capabilities: frozenset[str] = frozenset()
     boundary: str = ""  # of `--confine` (udk.engines.confine): "namespaces", "landlock", "" where it has none
 
+    mode: str = ""  # the alias that it was asked for by, where that means more than the engine
+
+    def in_mode(self, name: str) -> Engine:
+        """The engine as one of its aliases means it."""
+        return self
+
     def probe(self) -> str:
         """``""`` when this engine works on this node, else one line that says why not and what would help.
 

@@ -43,7 +43,7 @@ def by_name(name: str) -> Engine:
             engine = _load(module, cls)
             if engine is None:
                 raise EngineUnavailableError(f"engine {name} is not part of this installation")
-            return engine
+            return engine.in_mode(name)
     from importlib.metadata import entry_points
 
     found: Any = entry_points()  # before Python 3.10 a plain mapping of groups
@@ -106,7 +106,7 @@ def choose(spec: RunSpec, wanted: str = "auto") -> Engine:
 
 def probe(engine: Engine, *, fresh: bool = False) -> str:
     """``""`` when the engine works here, else why not. ``fresh``: never from the cache."""
-    key = f"{_circumstances()} {engine.name}"
+    key = f"{_circumstances()} {engine.mode or engine.name}"
     if not fresh:
         cached = _recall(key)
         if cached is not None:

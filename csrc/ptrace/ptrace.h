@@ -1,0 +1,26 @@
+/* The ptrace engine: a tracer sends each call that is to be translated to the handler that lies in the guest's own
+ * process, by moving its instruction pointer there. What the handler does is the trap engine's; there is no second
+ * translation of paths. docs/adr/ptrace-engine.md has the reasons.
+ *
+ * With a seccomp filter (P1) only such calls stop, once each. Without one (P2) every call stops at its entry and its
+ * exit; inside of the handler none does, and the handler says when it is done.
+ */
+#ifndef UDK_PTRACE_H
+#define UDK_PTRACE_H
+
+#include "trap/trap.h"
+
+/* Makes a process that traces this one and all of its descendants; 0 or -errno. Afterwards *every may be set: whether
+ * a filter is refused is known only when there is a tracer. */
+long tracer_start(volatile int **every);
+
+/* From here on every call of this thread stops again (P2): the last thing that a handler or the loader does. */
+void step_out(void);
+
+/* Where the tracer sends a thread: rcx is where to return to, r11 the call's number, all else is the guest's. */
+extern char traced_entry[], traced_error[];
+
+#define STEP_OUT_CODE (-0x5a5) /* si_code of the signal by which step_out tells the tracer */
+#define PAST_PLAN (PLAN_AT - 4096) /* the page with a call of its own, see seccomp.c */
+
+#endif

@@ -1,0 +1,267 @@
+/* The tracer: a process that serves the stops of a container's processes.
+ *
+ * It keeps nothing about them, but for kernels before 5.3, which do not say whether a stop is a call's entry or exit.
+ * It is no one's parent and no one's child inside: it is in a session of its own, blocks all signals, has no
+ * descriptors, and ends when its last tracee has. When it is killed the kernel kills them all.
+ */
+#include "ptrace/ptrace.h"
+
+#include <linux/audit.h>
+#include <linux/ptrace.h>
+#include <linux/seccomp.h>
+
+#if defined(__x86_64__)
+
+#ifndef PTRACE_GET_SYSCALL_INFO
+#define PTRACE_GET_SYSCALL_INFO 0x420e
+#endif
+#define TRACE_OPTIONS                                                                                                  \
+	(PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACESECCOMP)
+#define WALL 0x40000000
+#define ANY_TRACER (-1L)
+#ifndef PR_SET_PTRACER
+#define PR_SET_PTRACER 0x59616d61
+#endif
+#define HARMLESS __NR_getpid /* a call that any filter allows, in place of one that is not to be made */
+
+struct registers { /* user_regs_struct */
+	unsigned long r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip, cs, flags, rsp,
+		ss, fs_base, gs_base, ds, es, fs, gs;
+};
+
+struct syscall_info {
+	uint8_t op, pad[3];
+	uint32_t arch;
+	uint64_t ip, sp, nr, args[6], data;
+};
+enum { OP_ENTRY = 1, OP_EXIT = 2 };
+
+static volatile int *every; /* P2; set by the first tracee */
+static bool old_kernel; /* without PTRACE_GET_SYSCALL_INFO */
+static volatile uint8_t inside[65536]; /* then: by tid, is it between entry and exit of a call? */
+
+static long trace(long request, int pid, unsigned long addr, const void *data)
+{
+	return SC4(__NR_ptrace, request, pid, addr, data);
+}
+
+static bool in_text(unsigned long pc)
+{
+	return pc - ENGINE_BASE < TEXT_SIZE || pc - PAST_PLAN < 4096;
+}
+
+/* ---- calls -------------------------------------------------------------------------------------------- */
+
+/* Instead of its call the thread runs the code at `to`. */
+static void redirect(int pid, struct registers *r, const char *to, long word)
+{
+	r->rcx = r->rip;
+	r->r11 = (unsigned long)word;
+	r->rip = (unsigned long)to;
+	r->orig_rax = *every ? HARMLESS : -1UL; /* P2: other filters, of whoever started us, judge the number that is there */
+	trace(PTRACE_SETREGS, pid, 0, r);
+	inside[(unsigned)pid % sizeof inside] = 0;
+	trace(to == traced_error ? PTRACE_SYSCALL : PTRACE_CONT, pid, 0, NULL);
+}
+
+static void seccomp_stop(int pid)
+{
+	struct registers r;
+
+	if (!trace(PTRACE_GETREGS, pid, 0, &r))
+		redirect(pid, &r, traced_entry, (long)r.orig_rax);
+}
+
+/* What PTRACE_GET_SYSCALL_INFO would have said. */
+static bool find_out(int pid, struct syscall_info *i, struct registers *r)
+{
+	volatile uint8_t *in = &inside[(unsigned)pid % sizeof inside];
+	long code;
+
+	if (trace(PTRACE_GETREGS, pid, 0, r))
+		return false;
+	*in = !*in;
+	i->op = *in ? OP_ENTRY : OP_EXIT;
+	i->ip = r->rip;
+	i->nr = r->orig_rax;
+	i->args[0] = r->rdi, i->args[1] = r->rsi, i->args[2] = r->rdx, i->args[3] = r->r10, i->args[4] = r->r8, i->args[5] = r->r9;
+	i->arch = AUDIT_ARCH_X86_64;
+	code = 0;
+	if (i->op == OP_ENTRY && (r->cs == 0x23 || (!trace(PTRACE_PEEKTEXT, pid, r->rip - 2, &code) && (code & 0xffff) == 0x80cd)))
+		i->arch = AUDIT_ARCH_I386;
+	return true;
+}
+
+static void syscall_stop(int pid)
+{
+	struct registers r;
+	struct syscall_info i = { 0 };
+	struct seccomp_data d;
+	uint32_t action;
+	long n = old_kernel ? 0 : trace(PTRACE_GET_SYSCALL_INFO, pid, sizeof i, &i);
+
+	if (n == -ESRCH)
+		return;
+	if (n <= 0) {
+		old_kernel = true;
+		if (!find_out(pid, &i, &r))
+			return;
+	}
+	if (i.op == OP_ENTRY && !in_text(i.ip)) {
+		d = (struct seccomp_data){ .nr = (int)i.nr, .arch = i.arch, .instruction_pointer = i.ip };
+		for (int k = 0; k < 6; k++)
+			d.args[k] = i.args[k];
+		action = filter_judge(&d);
+		if (action != SECCOMP_RET_ALLOW && (old_kernel || !trace(PTRACE_GETREGS, pid, 0, &r))) {
+			bool refused = (action & SECCOMP_RET_ACTION_FULL) == SECCOMP_RET_ERRNO;
+
+			redirect(pid, &r, refused ? traced_error : traced_entry, refused ? -(long)(action & SECCOMP_RET_DATA) : (long)i.nr);
+			return;
+		}
+	}
+	trace(PTRACE_SYSCALL, pid, 0, NULL);
+}
+
+/* ---- signals ------------------------------------------------------------------------------------------ */
+
+static bool is_step_out(int pid)
+{
+	struct { int signo, error, code, pad, pid, uid; unsigned long value; char rest[96]; } info;
+
+	if (trace(PTRACE_GETSIGINFO, pid, 0, &info) || info.code != STEP_OUT_CODE)
+		return false;
+	trace(PTRACE_POKEDATA, pid, info.value, (void *)1);
+	return true;
+}
+
+/* A fault of the handler's on the guest's memory: it goes on behind it, and answers EFAULT. */
+static bool is_ours(int pid)
+{
+	struct registers r;
+	unsigned long fix;
+
+	if (trace(PTRACE_GETREGS, pid, 0, &r))
+		return false;
+	fix = in_text(r.rip) ? fault_fix(r.rip) : 0;
+	if (!fix)
+		return false;
+	r.rip = fix;
+	trace(PTRACE_SETREGS, pid, 0, &r);
+	trace(PTRACE_CONT, pid, 0, NULL);
+	return true;
+}
+
+static void signal_stop(int pid, int sig)
+{
+	if ((sig == SIGSEGV || sig == SIGBUS) && is_ours(pid))
+		return;
+	if (sig == SIGSTOP && *every && is_step_out(pid))
+		sig = 0;
+	inside[(unsigned)pid % sizeof inside] = 0;
+	trace(*every ? PTRACE_SYSCALL : PTRACE_CONT, pid, 0, (void *)(long)sig);
+}
+
+static bool stops_groups(int sig)
+{
+	return sig == SIGSTOP || sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU;
+}
+
+/* Serves the stops of all tracees until there are none. */
+NORETURN static void tracer_loop(void)
+{
+	for (;;) {
+		int status, sig;
+		long pid = SC4(__NR_wait4, -1, &status, WALL, NULL);
+
+		if (pid == -ECHILD)
+			sys_exit(0);
+		if (pid <= 0 || !WIFSTOPPED(status))
+			continue;
+		sig = WSTOPSIG(status);
+		switch (status >> 16) {
+		case PTRACE_EVENT_SECCOMP:
+			seccomp_stop((int)pid);
+			break;
+		case PTRACE_EVENT_STOP:
+			if (stops_groups(sig)) { /* stays stopped until somebody sends SIGCONT */
+				trace(PTRACE_LISTEN, (int)pid, 0, NULL);
+				break;
+			}
+			inside[(unsigned)pid % sizeof inside] = 0;
+			trace(*every ? PTRACE_SYSCALL : PTRACE_CONT, (int)pid, 0, NULL);
+			break;
+		case 0:
+			if (sig == (SIGTRAP | 0x80))
+				syscall_stop((int)pid);
+			else
+				signal_stop((int)pid, sig);
+			break;
+		default: /* a new process or thread: it is ours already */
+			trace(*every ? PTRACE_SYSCALL : PTRACE_CONT, (int)pid, 0, NULL);
+		}
+	}
+}
+
+/* ---- start -------------------------------------------------------------------------------------------- */
+
+NORETURN static void become_tracer(int pid, int answer)
+{
+	sigmask all = ALL_SIGNALS;
+	long r;
+
+	sys_sigprocmask(2 /* SIG_SETMASK */, &all, NULL);
+	sys_setsid();
+	r = trace(PTRACE_SEIZE, pid, 0, (void *)(TRACE_OPTIONS | PTRACE_O_EXITKILL));
+	sys_write(answer, &r, sizeof r);
+	if (r)
+		sys_exit(1);
+	if (sys_close_range(0, ~0U, 0) < 0)
+		for (int fd = 0; fd < 4096; fd++)
+			sys_close(fd);
+	sys_chdir("/");
+	sys_prctl(15 /* PR_SET_NAME */, (unsigned long)"udk-tracer", 0, 0, 0);
+	tracer_loop();
+}
+
+/* The process between is there so that the tracer is not our child: the program that runs here later waits for its
+ * own children only. */
+long tracer_start(volatile int **flag)
+{
+	int ends[2], me = (int)sys_getpid(), status;
+	long r, between;
+
+	every = sys_mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (is_error((long)every))
+		return (long)every;
+	*flag = every;
+	r = sys_pipe2(ends, O_CLOEXEC);
+	if (r)
+		return r;
+	sys_prctl(PR_SET_PTRACER, (unsigned long)ANY_TRACER, 0, 0, 0); /* for Yama */
+	between = sys_fork();
+	if (between == 0) {
+		if (sys_fork() == 0)
+			become_tracer(me, ends[1]);
+		sys_exit(0);
+	}
+	sys_close(ends[1]);
+	if (between > 0) {
+		while (SC4(__NR_wait4, between, &status, WALL, NULL) == -EINTR)
+			;
+		if (read_full(ends[0], &r, sizeof r) != sizeof r)
+			r = -EPERM;
+	} else {
+		r = between;
+	}
+	sys_prctl(PR_SET_PTRACER, 0, 0, 0, 0);
+	sys_close(ends[0]);
+	return r;
+}
+
+#else
+long tracer_start(volatile int **every)
+{
+	(void)every;
+	return -ENOSYS;
+}
+#endif

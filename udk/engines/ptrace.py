@@ -1,0 +1,60 @@
+"""The ``ptrace`` engine: a tracer sends the calls that are to be translated to the trap engine's handler.
+
+With a system-call filter (P1) only those stop; where filters are refused (P2) every call does. All else is the
+trap engine's. What it rests on is in ``docs/adr/ptrace-engine.md``.
+"""
+
+from __future__ import annotations
+
+from udk.engines.trap import TrapEngine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udk.runtime.spec import RunSpec
+
+# csrc/core/core.h: OPT_PTRACE, OPT_EVERY_CALL, OPT_ONLY_FILTER
+_PTRACE, _EVERY_CALL, _ONLY_FILTER = 512, 1024, 4096
+
+
+class PtraceEngine(TrapEngine):
+    name = "ptrace"
+    aliases = ("P1", "P2")
+    refused = "ptrace is refused here, by a filter, a capability set or kernel.yama.ptrace_scope"
+    options = 0
+
+    def probe(self) -> str:
+        self.probe_word = "probe-ptrace-1"
+        reason = super().probe()
+        if reason == self.refused:
+            self.probe_word = "probe-ptrace-2"
+            reason = super().probe()
+        return reason
+
+    def mechanism(self, spec: RunSpec, words: list[str]) -> int:
+        return super().mechanism(spec, words) | _PTRACE | self.options
+
+    def in_mode(self, name: str) -> PtraceEngine:
+        return {"P1": _Filtered, "P2": _EveryCall}.get(name, PtraceEngine)()
+
+
+class _Filtered(PtraceEngine):
+    """P1 and nothing else."""
+
+    mode = "P1"
+    options = _ONLY_FILTER
+    probe_word = "probe-ptrace-1"
+    refused = "ptrace or system-call filters are refused here; P2 does without the latter"
+
+    def probe(self) -> str:
+        return TrapEngine.probe(self)
+
+
+class _EveryCall(PtraceEngine):
+    """P2 and nothing else."""
+
+    mode = "P2"
+    options = _EVERY_CALL
+    probe_word = "probe-ptrace-2"
+
+    def probe(self) -> str:
+        return TrapEngine.probe(self)
