@@ -219,6 +219,7 @@ NORETURN static void become_tracer(int pid, int answer)
 		for (int fd = 0; fd < 4096; fd++)
 			sys_close(fd);
 	sys_chdir("/");
+	sys_prctl(4 /* PR_SET_DUMPABLE */, 0, 0, 0, 0); /* no tracee does anything through a process without a filter */
 	sys_prctl(15 /* PR_SET_NAME */, (unsigned long)"udk-tracer", 0, 0, 0);
 	tracer_loop();
 }

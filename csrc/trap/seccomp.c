@@ -186,7 +186,7 @@ long filter_add(struct call *c, const void *prog, unsigned long flags, bool by_p
 	with.filter = memory;
 	memcpy(with.filter, exempt, sizeof exempt);
 	memcpy(with.filter + PROLOGUE, keep->code, in.len * sizeof in.filter[0]);
-	if ((self.patch || self.eager) && own_memory())
+	if ((self.patch || self.every || self.eager) && own_memory())
 		map_outside();
 	r = put(&with, flags, by_prctl);
 	sys_munmap(memory, (in.len + PROLOGUE) * sizeof in.filter[0]);

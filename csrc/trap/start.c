@@ -146,6 +146,8 @@ static long intercept(struct plan *p, bool joins, const char **what)
 		p->options |= OPT_EVERY_CALL;
 		r = 0;
 	}
+	if (!r && p->options & OPT_EVERY_CALL && p->options & OPT_NO_NETWORK)
+		r = network_filter(); /* what the tracer would say is not a boundary */
 	*what = "the system-call filter";
 	*every = (p->options & OPT_EVERY_CALL) != 0;
 	return r;

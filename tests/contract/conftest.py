@@ -19,7 +19,7 @@ from udk.engines.guard import spawn
 from udk.engines.select import by_name, probe
 from udk.runtime.spec import Identity, Mount, Root, RunSpec
 
-ENGINES = ("namespace", "trap", "preload", "runc")
+ENGINES = ("namespace", "trap", "P1", "P2", "preload", "runc")
 CASES = sorted((Path(__file__).parent / "cases").glob("*.c"))
 
 # name -> compiler and its arguments; the dynamic ones bring their interpreter and libraries along

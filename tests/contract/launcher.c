@@ -1,6 +1,8 @@
 /* launcher MODE PROGRAM ARGS...: runs a program on a worse node than this one.
  *
  *   denied   no user namespaces, no ptrace: EPERM, as in many containers and on many nodes
+ *   noseccomp    no user namespaces, no filters
+ *   nothing      none of the three
  *   old      ENOSYS for every system call newer than Linux 3.10
  *   nolandlock   a kernel without Landlock, and no user namespaces
  */
@@ -28,6 +30,13 @@ int main(int argc, char **argv)
 		IF(435 /* clone3 */, 1), RET(SECCOMP_RET_ERRNO | ENOSYS), IF(SYS_clone, 3), LOAD(16),
 		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_NEWUSER, 0, 1), RET(SECCOMP_RET_ERRNO | EPERM), RET(SECCOMP_RET_ALLOW),
 	};
+	struct sock_filter noseccomp[] = {
+		LOAD(0), IF(SYS_seccomp, 1), RET(SECCOMP_RET_ERRNO | ENOSYS),
+		IF(SYS_prctl, 4), LOAD(16), IF(PR_SET_SECCOMP, 1), RET(SECCOMP_RET_ERRNO | EINVAL), RET(SECCOMP_RET_ALLOW),
+		IF(SYS_unshare, 1), RET(SECCOMP_RET_ERRNO | EPERM),
+		IF(435 /* clone3 */, 1), RET(SECCOMP_RET_ERRNO | ENOSYS), IF(SYS_clone, 3), LOAD(16),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_NEWUSER, 0, 1), RET(SECCOMP_RET_ERRNO | EPERM), RET(SECCOMP_RET_ALLOW),
+	};
 	struct sock_filter nolandlock[] = {
 		LOAD(0), IF(444 /* landlock_create_ruleset */, 1), RET(SECCOMP_RET_ERRNO | EOPNOTSUPP),
 		IF(435 /* clone3 */, 1), RET(SECCOMP_RET_ERRNO | ENOSYS), IF(SYS_clone, 3), LOAD(16),
@@ -37,14 +46,17 @@ int main(int argc, char **argv)
 		LOAD(0), BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, FIRST_NEWER, 0, 1), RET(SECCOMP_RET_ERRNO | ENOSYS),
 		RET(SECCOMP_RET_ALLOW),
 	};
-	struct sock_fprog p;
+	struct sock_fprog p, first = { sizeof denied / sizeof *denied, denied };
+	int nothing = argc > 1 && !strcmp(argv[1], "nothing");
 
 	if (argc < 3)
 		return 2;
 	p = !strcmp(argv[1], "old") ? (struct sock_fprog){ sizeof old / sizeof *old, old }
+	    : nothing || !strcmp(argv[1], "noseccomp") ? (struct sock_fprog){ sizeof noseccomp / sizeof *noseccomp, noseccomp }
 	    : !strcmp(argv[1], "nolandlock") ? (struct sock_fprog){ sizeof nolandlock / sizeof *nolandlock, nolandlock }
 				    : (struct sock_fprog){ sizeof denied / sizeof *denied, denied };
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p)) {
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || (nothing && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &first)) ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p)) {
 		perror("launcher");
 		return 2;
 	}

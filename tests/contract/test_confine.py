@@ -169,7 +169,7 @@ def attempt(engine: Engine, arena: Arena, outside: Outside, **changes: Any) -> s
         os.close(descriptor)
     assert guard.returncode == 0, out
     # an engine in the payload's address space is gone round, too
-    assert out.startswith(f"ways {3 if engine.name in ('trap', 'preload') else 2}\n"), out
+    assert out.startswith(f"ways {3 if engine.name in ('trap', 'ptrace', 'preload') else 2}\n"), out
     return successes(out)
 
 

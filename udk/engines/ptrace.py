@@ -1,6 +1,6 @@
 """The ``ptrace`` engine: a tracer sends the calls that are to be translated to the trap engine's handler.
 
-With a system-call filter (P1) only those stop; where filters are refused (P2) every call does. All else is the
+With a system-call filter (P1) only those stop; where filters are refused (P2) all do. All else is the
 trap engine's. What it rests on is in ``docs/adr/ptrace-engine.md``.
 """
 
