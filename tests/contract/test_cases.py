@@ -98,7 +98,7 @@ OLD = {
 }  # fmt: skip
 
 
-# What a guest installs itself; and renameat2, which P1 leaves to filters that were there before, as any program is.
+# What a guest installs itself. P1 leaves renameat2 to the filters that were there before.
 FILTERS = {
     "filter_errno", "filter_traps", "filter_kills", "filter_allow_list", "filter_sees_arguments",
     "filter_errno_on_a_path_call",
