@@ -103,47 +103,65 @@ static unsigned disk_mode(struct call *c, const struct stat *st, unsigned mode)
 	return privileged(c->core) ? mode | (dir ? 0700 : 0600) : mode;
 }
 
-static bool may_change(struct call *c, const struct stat *host, const struct place *p, int fd)
+/* Takes the set-group-id bit from a mode that the guest has no right to give. */
+static bool may_change(struct call *c, const struct stat *host, const struct place *p, int fd, unsigned *mode)
 {
 	struct stat st = *host;
 
 	if (c->core->ids.fsuid == 0 || !(c->core->plan->options & OPT_OWNERS))
 		return true;
 	owner_show(c, &st, p, fd);
+	if (!member_of(c->core, st.st_gid))
+		*mode &= ~(unsigned)S_ISGID;
 	return st.st_uid == c->core->ids.fsuid;
+}
+
+static bool is_path_fd(int fd)
+{
+	return fd >= 0 && sys_fcntl(fd, F_GETFL, 0) & O_PATH;
 }
 
 static long do_chmod(struct call *c, int dfd, const void *path, unsigned mode, long flags)
 {
 	struct place *p = &c->w->a;
-	unsigned disk = mode & 07777;
 	long r = target(c, dfd, path, flags, p);
+	unsigned disk;
 
 	if (r < 0)
 		return r;
 	if (r == 1) {
 		bool ours = p->st.st_dev == c->core->plan->upper_dev && has_changes(c->core) && c->core->plan->options & OPT_OWNERS;
 		struct stat st = p->st;
-		if (!may_change(c, &st, NULL, dfd))
+		if (c->nr == __NR_fchmod && is_path_fd(dfd))
+			return -EBADF;
+		if (!may_change(c, &st, NULL, dfd, &mode))
 			return -EPERM;
+		disk = mode & 07777;
 		if (ours)
 			disk = disk_mode(c, &st, mode);
 		r = sys_fchmod(dfd, disk);
 		if (r == -EBADF) /* O_PATH */
 			r = SC4(__NR_fchmodat2, dfd, "", disk, AT_EMPTY_PATH);
-		if (!r && ours)
+		if (!r && ours) {
 			note_mode(c, &st, mode, disk);
+			if (mode & S_ISGID && (st.st_mode & S_IFMT) == S_IFDIR)
+				forget_setgid(c->core);
+		}
 		return r;
 	}
 	if ((p->st.st_mode & S_IFMT) == S_IFLNK && !p->magic)
 		return -EOPNOTSUPP;
-	if (!may_change(c, &p->st, p, NO_FD))
+	if (!may_change(c, &p->st, p, NO_FD, &mode))
 		return -EPERM;
+	disk = mode & 07777;
 	if (in_union(c, p) && c->core->plan->options & OPT_OWNERS)
 		disk = disk_mode(c, &p->st, mode);
 	r = sys_fchmodat(p->dfd, p->host, disk);
-	if (!r && in_union(c, p))
+	if (!r && in_union(c, p)) {
 		note_mode(c, &p->st, mode, disk);
+		if (mode & S_ISGID && (p->st.st_mode & S_IFMT) == S_IFDIR)
+			note_setgid(c->core, p->guest, p->len);
+	}
 	return r;
 }
 
@@ -222,6 +240,8 @@ static long do_chown(struct call *c, int dfd, const void *path, uint32_t uid, ui
 		r = changeable(c, p);
 		return r ? r : give_owner(c, p, uid, gid);
 	}
+	if (c->nr == __NR_fchown && is_path_fd(dfd))
+		return -EBADF;
 	r = fd_place(c, dfd, p);
 	if (r < 0)
 		return r;
@@ -253,6 +273,8 @@ long call_truncate(struct call *c)
 	struct place *p = &c->w->a;
 	long r = target(c, AT_FDCWD, (void *)c->a[0], 0, p);
 
+	if (!r && (p->st.st_mode & S_IFMT) == S_IFREG)
+		r = may_open(c, p, O_WRONLY);
 	if (r)
 		return r;
 	one_piece(p);

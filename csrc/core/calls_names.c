@@ -40,7 +40,7 @@ long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct pla
 	if (p->self || p->mounted)
 		return -EEXIST;
 	if (p->raw || p->kind == IN_PLAIN || p->kind == IN_UPPER) {
-		if (!readonly(c, p) && !p->slash)
+		if (!readonly(c, p) && !p->slash && !judged(c->core))
 			return 0; /* the kernel knows all the rest */
 	}
 	r = lookup(c, p);
@@ -52,7 +52,9 @@ long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct pla
 		return -ENOENT;
 	if (readonly(c, p))
 		return -EROFS;
-	r = make_parent(c, p);
+	r = may_make(c, p);
+	if (!r)
+		r = make_parent(c, p);
 	return r ? r : clear_whiteout(c, p);
 }
 
@@ -69,12 +71,17 @@ static long made(struct call *c, struct place *p, unsigned mode, unsigned kept)
 	struct core *k = c->core;
 	struct stat st;
 	struct owner *o;
+	unsigned inherited = 0;
 
 	if (p->raw || p->kind == IN_PLAIN)
 		return 0;
-	owner_new(c, p->dfd, p->host, -1);
-	if ((kept & mode) != kept && !sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW) && (o = owner_make(k, &st))) {
-		o->mode = st.st_mode & ~(kept & ~mode);
+	if (owner_new(c, p, -1) != (uint32_t)-1 && kept == 0700) { /* a directory in one with the set-group-id bit */
+		inherited = S_ISGID;
+		note_setgid(k, p->guest, p->len);
+	}
+	if (((kept & mode) != kept || inherited) && !sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW) &&
+	    (o = owner_make(k, &st))) {
+		o->mode = (st.st_mode & ~(kept & ~mode)) | inherited;
 		o->flags |= OWNER_MODE;
 	}
 	return 0;
@@ -149,7 +156,7 @@ static long do_symlink(struct call *c, const void *target, int dfd, const void *
 		return wh;
 	r = sys_symlinkat(c->w->b.guest, p->dfd, p->host);
 	if (!r && !p->raw && p->kind != IN_PLAIN)
-		owner_new(c, p->dfd, p->host, -1);
+		owner_new(c, p, -1);
 	return unmade(c, p, wh, r);
 }
 
@@ -177,6 +184,13 @@ static long do_unlink(struct call *c, int dfd, const void *path, bool dir)
 		return !dir ? -EISDIR : p->dotdot ? -ENOTEMPTY : p->dot ? -EINVAL : p->mounted ? -EBUSY : -EINVAL;
 	if (p->mounted)
 		return dir || k->plan->mounts[p->mount].flags & MOUNT_FILE ? -EBUSY : -EISDIR;
+	if (judged(k) && !p->raw) {
+		r = lookup(c, p);
+		if (!r)
+			r = may_remove(c, p);
+		if (r)
+			return r;
+	}
 	if (p->raw || p->kind == IN_PLAIN || (p->kind == IN_UPPER && !any_changes(k))) {
 		if (readonly(c, p)) {
 			r = lookup(c, p);
@@ -327,6 +341,13 @@ static long rename_names(struct call *c, struct place *a, struct place *b, unsig
 	return 0;
 }
 
+/* A directory with the set-group-id bit is found under its new name too. */
+static void moved_setgid(struct core *k, const struct place *a, const struct place *b)
+{
+	if (noted_setgid(k, a->guest, a->len))
+		note_setgid(k, b->guest, b->len);
+}
+
 /* Both in the union, at least one beside a lower directory. */
 static long rename_union(struct call *c, struct place *a, struct place *b, unsigned flags)
 {
@@ -394,6 +415,7 @@ static long rename_union(struct call *c, struct place *a, struct place *b, unsig
 	r = host_rename(a, b, flags & ~(unsigned)RENAME_NOREPLACE);
 	if (r)
 		return unmade(c, b, lower_target && !exists, r);
+	moved_setgid(c->core, a, b);
 	if (flags & RENAME_EXCHANGE)
 		return changed(c->core), 0;
 	if (dir && lower_target)
@@ -430,12 +452,23 @@ static long do_rename(struct call *c, int afd, const void *from, int bfd, const 
 		r = lookup(c, a);
 		return r ? r : -EROFS;
 	}
+	if (judged(k)) {
+		r = a->raw ? 0 : lookup(c, a);
+		if (!r)
+			r = may_remove(c, a);
+		if (!r && !b->raw)
+			r = lookup(c, b) ? may_make(c, b) : may_remove(c, b);
+		if (r)
+			return r;
+	}
 	quick = (a->raw || a->kind == IN_PLAIN || a->kind == IN_UPPER) && (b->raw || b->kind == IN_PLAIN || b->kind == IN_UPPER);
 	if (!quick || ((a->slash || b->slash) && !a->raw && !b->raw) || (any_changes(k) && !a->raw && a->kind == IN_UPPER))
 		return rename_union(c, a, b, flags);
 	r = host_rename(a, b, flags);
 	if (r)
 		return r;
+	if (!a->raw && !b->raw)
+		moved_setgid(k, a, b);
 	name_changed(c, a);
 	name_changed(c, b);
 	if (flags & RENAME_EXCHANGE)

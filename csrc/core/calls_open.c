@@ -116,6 +116,13 @@ static long open_read(struct call *c, int dfd, const void *path, long flags, str
 			if ((p->st.st_mode & S_IFMT) != S_IFDIR)
 				return -ENOTDIR;
 		}
+		if (judged(c->core) && !p->raw && !p->magic) {
+			r = p->found ? 0 : lookup(c, p);
+			if (!r && (p->st.st_mode & S_IFMT) != S_IFLNK)
+				r = may_open(c, p, flags);
+			if (r)
+				return r;
+		}
 		if (!p->raw && c->core->plan->mounts[p->mount].flags & MOUNT_PROC && open_shown(c, p, (int)flags, &shown))
 			return shown;
 		r = host_open(c, p, flags | O_NOFOLLOW, 0);
@@ -158,12 +165,14 @@ static long open_tmpfile(struct call *c, int dfd, const void *path, long flags, 
 
 	if (!r && (p->st.st_mode & S_IFMT) != S_IFDIR)
 		r = -ENOTDIR;
+	if (!r && judged(c->core) && !p->raw && !p->mount)
+		r = owner_access(c, p, W_OK | X_OK, true);
 	if (!r)
 		r = for_change(c, p);
 	if (!r)
 		r = sys_openat(p->dfd, p->host, (int)flags, mode);
 	if (r >= 0)
-		owner_new(c, 0, NULL, (int)r);
+		owner_new(c, NULL, (int)r);
 	return r;
 }
 
@@ -173,11 +182,9 @@ static void keep_mode(struct call *c, int fd, unsigned mode)
 	struct owner *o;
 	struct stat st;
 
-	if (mode & 0600 & ~0177U && (mode & 0600) == 0600)
-		return;
 	if (sys_fstat(fd, &st) || !(o = owner_make(c->core, &st)))
 		return;
-	o->mode = st.st_mode & ~(0600 & ~mode);
+	o->mode = (st.st_mode & ~(0600 & ~mode)) | (mode & 07000);
 	o->flags |= OWNER_MODE;
 }
 
@@ -198,7 +205,8 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 	}
 	/* In a directory with one layer the kernel can tell new from old by itself. */
 	if (p->raw || (!p->self && !p->slash && !p->magic && !readonly(c, p) && (p->kind == IN_PLAIN || p->kind == IN_UPPER) &&
-		       (p->kind == IN_PLAIN || !(flags & O_CREAT) || (plain_mode && !c->core->ids.fsuid && !c->core->ids.fsgid)) &&
+		       (p->kind == IN_PLAIN || !(flags & O_CREAT) || (plain_mode && !c->core->ids.fsuid && !c->core->ids.fsgid && !maybe_setgid(c->core, p))) &&
+		       !judged(c->core) &&
 		       !(c->core->plan->mounts[p->mount].flags & MOUNT_PROC))) {
 		r = host_open(c, p, flags | O_NOFOLLOW, mode & 01777);
 		if (r != -ELOOP || flags & O_NOFOLLOW)
@@ -225,6 +233,9 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 			return flags & O_DIRECTORY && !(flags & O_CREAT) && !writes(flags) ? host_open(c, p, flags, 0) : -EISDIR;
 		if (p->slash || flags & O_DIRECTORY)
 			return -ENOTDIR;
+		r = may_open(c, p, flags);
+		if (r)
+			return r;
 		if (type == S_IFREG && writes(flags)) {
 			if (readonly(c, p))
 				return -EROFS;
@@ -240,7 +251,9 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 		return r;
 	if (readonly(c, p))
 		return -EROFS;
-	r = make_parent(c, p);
+	r = may_make(c, p);
+	if (!r)
+		r = make_parent(c, p);
 	if (r)
 		return r;
 	whiteout = clear_whiteout(c, p);
@@ -249,7 +262,7 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 	if (r < 0 && whiteout > 0)
 		hide_lower(c, p);
 	if (r >= 0 && p->kind != IN_PLAIN) {
-		owner_new(c, 0, NULL, (int)r);
+		owner_new(c, p, (int)r);
 		if (!plain_mode)
 			keep_mode(c, (int)r, mode);
 	}

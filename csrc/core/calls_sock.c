@@ -83,6 +83,8 @@ static long address_in(struct call *c, const void *from, unsigned long len, bool
 			r = -EADDRINUSE;
 		if (!r && !p->raw && readonly(c, p))
 			r = -EROFS;
+		if (!r)
+			r = may_make(c, p);
 		if (!r && !p->raw && p->kind != IN_PLAIN && p->kind != IN_UPPER) {
 			r = lookup(c, p);
 			r = !r ? -EADDRINUSE : r == -ENOENT ? make_parent(c, p) : r;
@@ -91,6 +93,8 @@ static long address_in(struct call *c, const void *from, unsigned long len, bool
 		}
 	} else {
 		r = find_text(c, AT_FDCWD, c->w->path, FOLLOW, p);
+		if (!r)
+			r = may_open(c, p, O_WRONLY);
 	}
 	if (r)
 		return r;
@@ -161,7 +165,7 @@ long call_bind(struct call *c)
 		return call_raw(c);
 	r = SC3(__NR_bind, c->a[0], &a, a.len);
 	if (!r && !c->w->a.raw && c->w->a.kind != IN_PLAIN)
-		owner_new(c, c->w->a.dfd, c->w->a.host, -1);
+		owner_new(c, &c->w->a, -1);
 	return r;
 }
 

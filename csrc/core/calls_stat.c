@@ -279,23 +279,25 @@ long call_getcwd(struct call *c)
 {
 	struct place *p = &c->w->a;
 	char *text = c->w->text;
-	long r = sys_getcwd(text, HOST_MAX), n;
+	long r = sys_getcwd(text, HOST_MAX);
 
 	if (r < 0)
 		return r;
 	r = show_path(c->core, text, (size_t)r - 1);
-	if (r >= 0) {
+	if (r < 0) { /* outside of the chroot or of the container: as the kernel says it */
+		r = (long)str_copy(text, "(unreachable)/", HOST_MAX);
+	} else {
 		/* Deleted or replaced in the upper, while the lower's directory stays. */
 		long seen = base_dir(c, AT_FDCWD, p);
 		if (seen >= 0 && p->raw)
 			return -ENOENT;
+		r = sys_getcwd(text, HOST_MAX); /* once more: the memory was used */
+		if (r < 0)
+			return r;
+		r = show_path(c->core, text, (size_t)r - 1);
+		if (r < 0)
+			return -ENOENT;
 	}
-	n = sys_getcwd(text, HOST_MAX); /* once more: the memory was used */
-	if (n < 0)
-		return n;
-	r = r < 0 ? n - 1 : show_path(c->core, text, (size_t)n - 1);
-	if (r < 0)
-		return -ENOENT;
 	if ((unsigned long)r + 1 > c->a[1])
 		return -ERANGE;
 	return guest_write((void *)c->a[0], text, (size_t)r + 1) ? -EFAULT : r + 1;
@@ -325,6 +327,8 @@ long call_chdir(struct call *c)
 	struct place *p = &c->w->a;
 	long r = find(c, AT_FDCWD, (void *)c->a[0], FOLLOW, p);
 
+	if (!r && judged(c->core) && !p->magic)
+		r = may_search(c, p);
 	if (r)
 		return r;
 	note_hold(c->core, AT_FDCWD);
@@ -335,8 +339,11 @@ long call_chdir(struct call *c)
 
 long call_fchdir(struct call *c)
 {
+	struct place *p = &c->w->a;
 	long r;
 
+	if (judged(c->core) && base_dir(c, (int)c->a[0], p) >= 0 && may_search_fd(c, p, (int)c->a[0]))
+		return -EACCES;
 	note_hold(c->core, AT_FDCWD);
 	r = call_raw(c);
 	note_drop(c->core, AT_FDCWD);
@@ -354,6 +361,8 @@ long call_chroot(struct call *c)
 		return r;
 	if ((p->st.st_mode & S_IFMT) != S_IFDIR)
 		return -ENOTDIR;
+	if (judged(k) && may_search(c, p))
+		return -EACCES;
 	if (!privileged(k) || p->raw || p->magic)
 		return -EPERM;
 	memcpy(k->root, p->guest, p->len);

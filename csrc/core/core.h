@@ -76,6 +76,7 @@ enum plan_options {
 #define LOWER_OWNERS 8192   /* slots; at most half of them used */
 #define CHANGE_OWNERS 262144
 #define FILTER_ARENA (256 * 1024)
+#define SETGID_WORDS 64
 
 /* One remembered directory. Written under an odd `seq`, so that a reader of any process sees a torn entry. */
 struct cached {
@@ -126,6 +127,7 @@ struct plan {
 	volatile uint32_t filters_used;
 	char nodename[65];                    /* that the guest set; empty: none */
 	volatile uint64_t owned[OWNED_WORDS]; /* bits: inodes that may have an entry in one of the records */
+	volatile uint64_t setgid[SETGID_WORDS]; /* hashes of paths that may be directories with the set-group-id bit */
 	volatile uint64_t bloom[BLOOM_WORDS]; /* names that a remembered resolution went through */
 	struct cached dirs[DIR_CACHE];        /* by text */
 	struct cached fds[FD_CACHE];          /* by device and inode */
@@ -359,9 +361,26 @@ void owner_show(struct call *c, struct stat *st, const struct place *p, int fd);
 void owner_copy(struct call *c, const struct stat *from, const char *from_guest, const struct stat *to);
 long owner_load_record(struct core *k);
 bool privileged(const struct core *k); /* guest euid 0 with fake root */
-/* A file that the guest just made belongs to its fsuid and fsgid. */
-void owner_new(struct call *c, int dfd, const char *host, int fd);
+/* A file that the guest just made (at p, or behind fd) belongs to its fsuid and fsgid, or to its directory's group,
+ * which is returned then; else -1. p may be NULL. */
+uint32_t owner_new(struct call *c, const struct place *p, int fd);
+bool member_of(const struct core *k, uint32_t gid);
+bool mode_allows(const struct core *k, const struct stat *shown, int mode, bool effective);
 long owner_access(struct call *c, const struct place *p, int mode, bool effective);
+
+/* ---- permit.c: the guest's users among themselves ------------------------------------------------------ */
+
+bool judged(const struct core *k); /* this process is one of several users: it may be denied something */
+long may_search(struct call *c, const struct place *p);
+long may_search_fd(struct call *c, const struct place *p, int fd);
+long may_make(struct call *c, const struct place *p);
+long may_remove(struct call *c, const struct place *p); /* found */
+long may_open(struct call *c, const struct place *p, long flags); /* found */
+uint32_t group_of_new(struct call *c, const struct place *p);
+bool maybe_setgid(const struct core *k, const struct place *p); /* the directory that holds the name */
+bool noted_setgid(const struct core *k, const char *guest, size_t n);
+void note_setgid(struct core *k, const char *guest, size_t n);
+void forget_setgid(struct core *k);
 
 /* ---- the table ---------------------------------------------------------------------------------------- */
 

@@ -225,6 +225,22 @@ static void from_entry(struct owner *o, const struct record_entry *e)
 	o->flags = OWNER_SET | (e->mode ? OWNER_MODE : 0);
 }
 
+static void note_directories(struct core *k, const struct record_head *h)
+{
+	char path[GUEST_MAX];
+
+	for (uint32_t i = 0; i < h->count; i++) {
+		const struct record_entry *e = entry_at(h, i);
+		const char *s = e->mode & S_ISGID ? entry_path(h, e) : NULL;
+
+		if (!s || e->path_len + 2U > sizeof path)
+			continue;
+		path[0] = '/';
+		memcpy(path + 1, s, e->path_len);
+		note_setgid(k, path, e->path_len + 1U);
+	}
+}
+
 /* Indexes a record of moderate size by inode, so that a descriptor's stat needs no path. */
 long owner_load_record(struct core *k)
 {
@@ -235,6 +251,7 @@ long owner_load_record(struct core *k)
 
 	if (!h)
 		return *plan_text(k, k->plan->record) ? -EINVAL : 0;
+	note_directories(k, h);
 	if (h->count > LOWER_OWNERS / 2) {
 		k->plan->options |= OPT_RECORD_BY_PATH;
 		return 0;
@@ -306,6 +323,8 @@ static const struct owner *describe(struct call *c, const struct stat *st, const
 		n = lower_path(c, fd, c->w->link);
 		if (n == -EXDEV || n == -ENOENT)
 			*in_union = false;
+	} else if (st->st_uid != plan->host_uid && st->st_uid != plan->lower_uid) {
+		*in_union = false; /* of a bind from the same device */
 	}
 	if (!(plan->options & OPT_RECORD_BY_PATH) || n < 0 || st->st_dev != plan->lower_dev ||
 	    (p && !p->raw && p->layer == LAYER_UPPER))
@@ -380,40 +399,55 @@ void owner_copy(struct call *c, const struct stat *from, const char *from_guest,
 	}
 }
 
-void owner_new(struct call *c, int dfd, const char *host, int fd)
+uint32_t owner_new(struct call *c, const struct place *p, int fd)
 {
 	struct core *k = c->core;
+	uint32_t group = p ? group_of_new(c, p) : (uint32_t)-1;
 	struct stat st;
 	struct owner *o;
 
-	if (!has_changes(k) || (!k->ids.fsuid && !k->ids.fsgid) || !(k->plan->options & OPT_OWNERS))
-		return;
-	if (fd >= 0 ? sys_fstat(fd, &st) : sys_fstatat(dfd, host, &st, AT_SYMLINK_NOFOLLOW))
-		return;
+	if (!has_changes(k) || !(k->plan->options & OPT_OWNERS) || (!k->ids.fsuid && !k->ids.fsgid && group == (uint32_t)-1))
+		return group;
+	if (fd >= 0 ? sys_fstat(fd, &st) : sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW))
+		return group;
 	o = owner_make(k, &st);
 	if (!o)
-		return;
+		return group;
 	o->uid = k->ids.fsuid;
-	o->gid = k->ids.fsgid;
+	o->gid = group == (uint32_t)-1 ? k->ids.fsgid : group;
 	o->flags |= OWNER_SET;
+	return group;
+}
+
+bool member_of(const struct core *k, uint32_t gid)
+{
+	bool member = k->ids.fsgid == gid;
+
+	for (uint32_t i = 0; i < k->ids.n_groups && !member; i++)
+		member = k->ids.groups[i] == gid;
+	return member;
+}
+
+bool mode_allows(const struct core *k, const struct stat *shown, int mode, bool effective)
+{
+	uint32_t uid = effective ? k->ids.fsuid : k->ids.ruid;
+	bool member = shown->st_gid == (effective ? k->ids.fsgid : k->ids.rgid);
+	unsigned bits;
+
+	if (uid == 0)
+		return !(mode & X_OK) || (shown->st_mode & S_IFMT) == S_IFDIR || shown->st_mode & 0111;
+	for (uint32_t i = 0; i < k->ids.n_groups && !member; i++)
+		member = k->ids.groups[i] == shown->st_gid;
+	bits = shown->st_uid == uid ? shown->st_mode >> 6 : member ? shown->st_mode >> 3 : shown->st_mode;
+	return !((unsigned)mode & ~bits & 7);
 }
 
 long owner_access(struct call *c, const struct place *p, int mode, bool effective)
 {
-	const struct ids *ids = &c->core->ids;
-	uint32_t uid = effective ? ids->fsuid : ids->ruid, gid = effective ? ids->fsgid : ids->rgid;
 	struct stat st = p->st;
-	unsigned bits;
-	bool member;
 
 	owner_show(c, &st, p, NO_FD);
 	if (mode & W_OK && readonly(c, p) && ((st.st_mode & S_IFMT) == S_IFREG || (st.st_mode & S_IFMT) == S_IFDIR))
 		return -EROFS;
-	if (uid == 0)
-		return mode & X_OK && (st.st_mode & S_IFMT) != S_IFDIR && !(st.st_mode & 0111) ? -EACCES : 0;
-	member = st.st_gid == gid;
-	for (uint32_t i = 0; i < ids->n_groups && !member; i++)
-		member = ids->groups[i] == st.st_gid;
-	bits = st.st_uid == uid ? st.st_mode >> 6 : member ? st.st_mode >> 3 : st.st_mode;
-	return (unsigned)mode & ~bits & 7 ? -EACCES : 0;
+	return mode_allows(c->core, &st, mode, effective) ? 0 : -EACCES;
 }

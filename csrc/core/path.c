@@ -183,9 +183,14 @@ static long quick(struct call *c, int dfd, const char *path, size_t n, struct pl
 	if (!len || len > 255 || (name[0] == '.' && (len == 1 || (len == 2 && name[1] == '.'))))
 		return 0;
 	if (name == path) {
-		inside = (int)base_quick(c, dfd, p);
+		inside = (int)(judged(k) ? base_dir(c, dfd, p) : base_quick(c, dfd, p));
 		if (inside < 0)
 			return inside;
+		if (judged(k)) {
+			long r = may_search_fd(c, p, dfd);
+			if (r)
+				return r;
+		}
 		if (p->dead)
 			return -ENOENT;
 		if (p->raw) {
@@ -195,7 +200,7 @@ static long quick(struct call *c, int dfd, const char *path, size_t n, struct pl
 		if (k->plan->mounts[p->mount].flags & MOUNT_PROC)
 			return 0;
 	} else {
-		if (k->root_len)
+		if (k->root_len || judged(k))
 			return 0;
 		fresh(p);
 		dir = (size_t)(name - path - 1);
@@ -345,7 +350,7 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 	bloom_add(k, name, n);
 	if (last && !follow_it)
 		return 1;
-	if (!last && !k->root_len && !c->how && k->plan->mounts[p->mount].flags & MOUNT_CACHE &&
+	if (!last && !k->root_len && !c->how && !judged(k) && k->plan->mounts[p->mount].flags & MOUNT_CACHE &&
 	    cache_text(k, p->guest, p->len, p) >= 0)
 		return 0;
 	r = lookup(c, p);
@@ -366,6 +371,11 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 		return 1;
 	if ((p->st.st_mode & S_IFMT) != S_IFDIR)
 		return -ENOTDIR;
+	if (judged(k)) {
+		r = may_search(c, p);
+		if (r)
+			return r;
+	}
 	p->kind = (uint8_t)kind_below(c, p);
 	if (k->plan->mounts[p->mount].flags & MOUNT_CACHE && !k->root_len && !c->how)
 		cache_keep_text(k, w->generation, p->guest, p->len, p, mounts_inside(k, p->guest, p->len));
@@ -489,7 +499,7 @@ static long walk_raw(struct call *c, int dfd, unsigned flags, struct place *p)
 static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
 {
 	struct core *k = c->core;
-	struct walk w = { .rest = c->w->rest, .generation = k->plan->generation, .keep = !k->root_len && !c->how };
+	struct walk w = { .rest = c->w->rest, .generation = k->plan->generation, .keep = !k->root_len && !c->how && !judged(k) };
 	bool absolute = path[0] == '/';
 	char *joined = c->w->key;
 	const char *key = path; /* of the directory part */
@@ -510,6 +520,8 @@ static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned f
 		r = enter(c, p);
 	} else {
 		r = base_dir(c, dfd, p);
+		if (r >= 0 && judged(k) && may_search_fd(c, p, dfd))
+			return -EACCES;
 		w.keep = w.keep && dir && !p->raw && k->plan->mounts[p->mount].flags & MOUNT_CACHE && p->len + 1 + dir <= sizeof c->w->key;
 		if (r >= 0 && w.keep) {
 			memcpy(joined, p->guest, p->len);

@@ -265,6 +265,8 @@ long plan_map_changes(struct core *k, bool make)
 	if (make) {
 		k->plan->any_changes = ch->used != 0;
 		owner_index_changes(k);
+		if (ch->used)
+			forget_setgid(k);
 	}
 	return 0;
 }

@@ -301,26 +301,87 @@ static long memory_table(struct call *c, int in, int out)
 	return r;
 }
 
+/* The ids of another process of the container, which keeps them where this one does. */
+static struct ids ids_of(struct call *c, uint64_t pid)
+{
+	const struct plan *plan = c->core->plan;
+	struct ids ids = c->core->ids;
+	struct { void *at; size_t n; } here = { &ids, sizeof ids }, there = { &c->core->ids, sizeof ids };
+
+	if ((long)pid == sys_getpid())
+		return ids;
+	if (SC6(__NR_process_vm_readv, pid, &here, 1, &there, 1, 0) != sizeof ids ||
+	    ids.n_groups > MAX_GROUPS)
+		ids = (struct ids){ plan->uid, plan->uid, plan->uid, plan->uid, plan->gid, plan->gid, plan->gid, plan->gid, 0, { 0 } };
+	return ids;
+}
+
+/* status: who the process is, in the guest's terms. */
+static long status(struct call *c, uint64_t pid, int in, int out)
+{
+	const struct plan *plan = c->core->plan;
+	struct lines *l = line_memory(c);
+	char *line, *to = c->w->rest;
+	struct ids ids = { 0 };
+	uint32_t mine = plan->host_uid;
+	bool known = false, power = false;
+	long r = 0;
+
+	l->fd = in;
+	l->at = l->have = 0;
+	while (!r && (line = next_line(l))) {
+		size_t n, size = sizeof c->w->rest;
+
+		if (str_starts(line, "Uid:\t")) {
+			char owner[24];
+			fmt(owner, sizeof owner, "Uid:\t%u\t", mine);
+			known = str_starts(line, owner);
+			if (known)
+				ids = ids_of(c, pid);
+			else
+				ids = (struct ids){ 65534, 65534, 65534, 65534, 65534, 65534, 65534, 65534, 0, { 0 } };
+			power = known && plan->options & OPT_FAKE_ROOT && ids.euid == 0;
+			n = fmt(to, size, "Uid:\t%u\t%u\t%u\t%u\n", ids.ruid, ids.euid, ids.suid, ids.fsuid);
+		} else if (str_starts(line, "Gid:\t")) {
+			n = fmt(to, size, "Gid:\t%u\t%u\t%u\t%u\n", ids.rgid, ids.egid, ids.sgid, ids.fsgid);
+		} else if (str_starts(line, "Groups:\t")) {
+			n = fmt(to, size, "Groups:\t");
+			for (uint32_t i = 0; i < ids.n_groups; i++)
+				n += fmt(to + n, size - n, "%u ", ids.groups[i]);
+			to[n++] = '\n';
+		} else if (power && (str_starts(line, "CapPrm:\t") || str_starts(line, "CapEff:\t") || str_starts(line, "CapBnd:\t"))) {
+			line[8] = 0;
+			n = fmt(to, size, "%s000001ffffffffff\n", line);
+		} else {
+			n = str_copy(to, line, size - 1);
+			to[n++] = '\n';
+		}
+		r = write_all(out, to, n);
+	}
+	return r;
+}
+
 /* Opens for reading what must be shown otherwise than the host has it. 1: *result is the answer. */
 long open_shown(struct call *c, struct place *p, int flags, long *result)
 {
 	uint64_t pid;
 	const char *leaf = split(c->core, p, &pid);
-	bool info, maps;
+	bool info, maps, ids;
 	long in, out, r;
 
 	if (!leaf || flags & (O_PATH | O_DIRECTORY) || p->self)
 		return 0;
 	info = str_eq(leaf, "mountinfo");
 	maps = str_eq(leaf, "maps") || str_eq(leaf, "smaps") || str_eq(leaf, "numa_maps");
-	if (!info && !maps && !str_eq(leaf, "mounts"))
+	ids = str_eq(leaf, "status") && c->core->plan->options & OPT_OWNERS;
+	if (!info && !maps && !ids && !str_eq(leaf, "mounts"))
 		return 0;
 	place_host(c, p, LAYER_PLAIN);
 	in = sys_openat(p->dfd, p->host, O_RDONLY | O_CLOEXEC, 0);
 	if (in < 0)
 		return *result = in, 1;
 	out = blank(c);
-	r = out < 0 ? out : maps ? memory_table(c, (int)in, (int)out) : mount_table(c, (int)out, info);
+	r = out < 0 ? out : maps ? memory_table(c, (int)in, (int)out) : ids ? status(c, pid, (int)in, (int)out) : mount_table(c, (int)out, info);
 	sys_close((int)in);
 	if (!r)
 		r = sys_lseek((int)out, 0, SEEK_SET);

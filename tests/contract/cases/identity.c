@@ -86,6 +86,7 @@ CASE(dropping_privileges)
 	gid_t groups[4] = { 7, 8, 9, 10 }, back[8];
 	struct stat s;
 	need_root();
+	CHECK(!chmod(".", 01777));
 	CHECK(setgroups(4, groups) == 0 && getgroups(8, back) == 4 && back[2] == 9);
 	CHECK(setegid(33) == 0 && seteuid(33) == 0 && geteuid() == 33 && getuid() == 0);
 	put("theirs", "x");
@@ -158,4 +159,107 @@ CASE(host_name)
 	need_root();
 	CHECK(!sethostname("elsewhere", 9) && !uname(&u) && !strcmp(u.nodename, "elsewhere"));
 	FAILS(sethostname("x", 65), EINVAL);
+}
+
+/* Somebody else than root finds closed what is closed, and cannot remove what is not his. */
+CASE(several_users)
+{
+	struct stat st;
+	pid_t p;
+	int fd;
+
+	need_root();
+	CHECK(!chmod(".", 01777) && !mkdir("shut", 0700) && !mkdir("list", 0755) && !mkdir("team", 0770));
+	put("shut/f", "x");
+	put("secret", "x");
+	put("list/f", "x");
+	put("mine", "x");
+	CHECK(!chmod("secret", 0600) && !chown("mine", 77, 77) && !chmod("mine", 0600) && !chown("team", 0, 78));
+	CHECK(!chmod("team", 02770));
+	p = fork();
+	if (!p) {
+		gid_t groups[] = { 78 };
+		CHECK(!setgroups(1, groups) && !setgid(77) && !setuid(77));
+		FAILS(open("secret", O_RDONLY), EACCES);
+		FAILS(open("secret", O_WRONLY), EACCES);
+		FAILS(open("shut/f", O_RDONLY), EACCES);
+		FAILS(open("/tmp/case-several_users/shut/f", O_RDONLY), EACCES);
+		FAILS(stat("shut/f", &st), EACCES);
+		FAILS(access("shut/f", F_OK), EACCES);
+		FAILS(open("shut", O_RDONLY | O_DIRECTORY), EACCES);
+		FAILS(chdir("shut"), EACCES);
+		FAILS(open("list/new", O_CREAT | O_WRONLY, 0644), EACCES);
+		FAILS(mkdir("list/new", 0755), EACCES);
+		FAILS(symlink("x", "list/new"), EACCES);
+		FAILS(unlink("list/f"), EACCES);
+		FAILS(rename("list/f", "moved"), EACCES);
+		FAILS(rename("mine", "list/f"), EACCES);
+		FAILS(unlink("secret"), EPERM); /* the sticky bit */
+		FAILS(truncate("secret", 0), EACCES);
+		FAILS(chmod("secret", 0644), EPERM);
+		FAILS(execl("secret", "secret", NULL), EACCES);
+		CHECK(same("mine", "x") && same("list/f", "x"));
+		put("team/f", "x");
+		CHECK(!mkdir("team/d", 0755) && !chdir("team"));
+		put("d/g", "x");
+		put("/tmp/several-users", "x");
+		CHECK(!unlink("/tmp/several-users"));
+		_exit(0);
+	}
+	CHECK(wait_status(p) == 0);
+	CHECK(!stat("team/f", &st) && st.st_uid == 77 && st.st_gid == 78);
+	CHECK(!stat("team/d", &st) && st.st_gid == 78 && (st.st_mode & 07777) == 02755);
+	CHECK(!stat("team/d/g", &st) && st.st_gid == 78);
+	CHECK(!rename("team", "crew"));
+	put("crew/h", "x");
+	CHECK(!stat("crew/h", &st) && st.st_uid == 0 && st.st_gid == 78);
+	fd = open("secret", O_PATH);
+	FAILS(syscall(SYS_fchmod, fd, 0644), EBADF); /* not what the C library makes of it */
+	FAILS(syscall(SYS_fchown, fd, 1, 1), EBADF);
+	fd = open("sticky", O_CREAT | O_RDWR, 01644);
+	CHECK(!fstat(fd, &st) && (st.st_mode & 07777) == 01644);
+}
+
+/* /proc tells the ids that the calls tell. */
+CASE(status_shows_the_guests_ids)
+{
+	char line[256], want[64];
+	pid_t p = 0;
+	FILE *f;
+	int found = 0, to[2];
+
+	need_root();
+	CHECK(!pipe(to));
+	p = fork();
+	if (!p) {
+		CHECK(!setgid(78) && !setuid(77) && write(to[1], "", 1) == 1);
+		pause();
+	}
+	CHECK(read(to[0], line, 1) == 1);
+	for (int other = 0; other < 2; other++) {
+		snprintf(line, sizeof line, "/proc/%d/status", other ? (int)p : (int)getpid());
+		f = fopen(line, "r");
+		CHECK(f);
+		while (fgets(line, sizeof line, f)) {
+			int id = other ? 77 : 0;
+			snprintf(want, sizeof want, "Uid:\t%d\t%d\t%d\t%d\n", id, id, id, id);
+			found += !strcmp(line, want);
+			id = other ? 78 : 0;
+			snprintf(want, sizeof want, "Gid:\t%d\t%d\t%d\t%d\n", id, id, id, id);
+			found += !strcmp(line, want);
+		}
+		fclose(f);
+	}
+	kill(p, SIGKILL);
+	wait_status(p);
+	CHECK(found == 4);
+}
+
+CASE(a_chroot_from_outside)
+{
+	char b[256];
+
+	need_root();
+	CHECK(mkdir("root", 0755) == 0 && chroot("root") == 0);
+	CHECK(syscall(SYS_getcwd, b, sizeof b) > 0 && b[0] == '('); /* (unreachable) */
 }
