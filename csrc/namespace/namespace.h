@@ -25,7 +25,7 @@ bool ns_setup(const struct plan *plan, struct failure *f);
 /* Enters the user and pid namespaces of plan->join (the latter for children), then, in the child that will be the
  * payload, the others. */
 struct join {
-	int fds[5];
+	int fds[6];
 };
 bool ns_join_open(const struct plan *plan, struct join *join, struct failure *f);
 bool ns_join_keeper(struct join *join, struct failure *f);

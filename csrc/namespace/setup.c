@@ -241,14 +241,37 @@ static const struct {
 	int type;
 } joined[] = {
 	{ "user", CLONE_NEWUSER }, { "pid", CLONE_NEWPID }, { "net", CLONE_NEWNET }, { "uts", CLONE_NEWUTS }, { "mnt", CLONE_NEWNS },
+	{ "user", CLONE_NEWUSER },
 };
+enum { OWNER, MOUNTS = 4, LAST, GET_USERNS = 0xb701 /* Linux 4.9 */ };
+
+/* A process may be in a user namespace below that which owns its others: then the others are entered from the owner, and
+ * its own last. */
+static void order_user_namespaces(struct join *join)
+{
+	struct stat own, owner;
+
+	if (join->fds[OWNER] < 0 || join->fds[MOUNTS] < 0)
+		return;
+	long fd = sys_ioctl(join->fds[MOUNTS], GET_USERNS, NULL);
+	if (fd < 0)
+		return;
+	if (sys_fstat((int)fd, &owner) < 0 || sys_fstat(join->fds[OWNER], &own) < 0 || owner.st_ino == own.st_ino) {
+		sys_close((int)fd);
+		return;
+	}
+	sys_fcntl((int)fd, F_SETFD, FD_CLOEXEC);
+	join->fds[LAST] = join->fds[OWNER];
+	join->fds[OWNER] = (int)fd;
+}
 
 bool ns_join_open(const struct plan *plan, struct join *join, struct failure *f)
 {
 	char path[64];
 	struct stat ours, theirs;
 
-	for (size_t i = 0; i < ARRAY_LEN(joined); i++) {
+	join->fds[LAST] = -1;
+	for (size_t i = 0; i < LAST; i++) {
 		join->fds[i] = -1;
 		fmt(path, sizeof path, "/proc/self/ns/%s", joined[i].name);
 		long r = sys_fstatat(AT_FDCWD, path, &ours, 0);
@@ -263,6 +286,7 @@ bool ns_join_open(const struct plan *plan, struct join *join, struct failure *f)
 			return fail(f, FAIL_UDK, "the container's process %d cannot be joined: %s", plan->join, errno_text(r));
 		join->fds[i] = (int)r;
 	}
+	order_user_namespaces(join);
 	return true;
 }
 

@@ -13,13 +13,13 @@ from typing import Any, Optional
 
 import pytest
 
-from tests.support.needs import find
+from tests.support.needs import apptainer, find
 from udk.engines.base import Engine
 from udk.engines.guard import spawn
 from udk.engines.select import by_name, probe
 from udk.runtime.spec import Identity, Mount, Root, RunSpec
 
-ENGINES = ("namespace", "trap", "P1", "P2", "preload", "runc")
+ENGINES = ("namespace", "trap", "P1", "P2", "preload", "runc", "singularity")
 CASES = sorted((Path(__file__).parent / "cases").glob("*.c"))
 
 # name -> compiler and its arguments; the dynamic ones bring their interpreter and libraries along
@@ -193,6 +193,8 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     chosen = by_name(request.param)
+    if request.param == "singularity":
+        os.environ["UDK_SINGULARITY"] = apptainer()
     reason = probe(chosen, fresh=True)
     if reason:
         if os.environ.get("UDK_CI") == "1":

@@ -349,17 +349,19 @@ def test_the_bundle_is_removed(box: Box, runtime: str) -> None:
     assert run(box, "/hello", "exit", "0")[0] == 0
 
 
-def test_exec_into_a_running_container(shell: Box, runtime: str) -> None:
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_exec_into_a_running_container(shell: Box, runtime: str, uid: int) -> None:
     _, upper, work = shell.layer()
     root = Root(lower=(str(shell.lower),), upper=upper, work=work)
-    guard = start(shell, "sh", "-c", "echo here > /tmp/mine; exec sleep 1000", root=root)
+    who = Identity(uid=uid, gid=uid)
+    guard = start(shell, "sh", "-c", "echo here > /tmp/mine; exec sleep 1000", root=root, identity=who)
     wait_until(lambda: (Path(upper) / "tmp/mine").exists())
     spec: RunSpec = shell.spec(
-        "sh", "-c", "cat /tmp/mine; hostname; exit 7", root=root, cookie="", cleanup=()
+        "sh", "-c", "cat /tmp/mine; id -u; hostname; exit 7", root=root, cookie="", cleanup=(), identity=who
     )
     joining = spawn(spec, RuncEngine().join(spec, guard.pid), stdout=subprocess.PIPE)
     shell.guards.append(joining)
-    assert joining.communicate(timeout=20)[0].startswith(b"here\n")
+    assert joining.communicate(timeout=20)[0].startswith(f"here\n{uid}\n".encode())
     assert joining.returncode == 7
     assert guard.poll() is None
 

@@ -26,3 +26,15 @@ def find(program: str) -> str | None:
 def needs(*programs: str) -> pytest.MarkDecorator:
     """Marks a test (or, as ``pytestmark``, a module) as needing programs: ``@needs("skopeo", "umoci")``."""
     return pytest.mark.needs(*programs)
+
+
+def apptainer() -> str:
+    """The path of the host's apptainer or singularity, or of the one that ``ci/apptainer`` unpacked; skips
+    the running test (fails it with UDK_CI=1) where there is none."""
+    cache = os.environ.get("UDK_TEST_CACHE", "")
+    unpacked = f"{cache}/apptainer/usr/bin/apptainer"
+    path = os.environ.get("UDK_SINGULARITY", "") or (unpacked if os.access(unpacked, os.X_OK) else "")
+    path = path or find("apptainer") or find("singularity") or ""
+    if not path:
+        require("apptainer")
+    return path

@@ -257,8 +257,8 @@ def _mount(m: Mount, private: str, targets: set[str], spec: RunSpec) -> list[dic
     raise UdkError(f"unknown kind of mount {m.kind} for {m.target}")
 
 
-def _inner_plan(spec: RunSpec, dry: bool) -> list[tuple[str, ...]]:
-    """What our init inside is told: who the payload is, and the payload."""
+def _inner_plan(spec: RunSpec, dry: bool, ids: tuple[int, int] = (0, 0)) -> list[tuple[str, ...]]:
+    """What our init inside is told: who the payload is, and the payload. ``ids``: who the init is there."""
     import signal
 
     identity = spec.identity
@@ -267,11 +267,11 @@ def _inner_plan(spec: RunSpec, dry: bool) -> list[tuple[str, ...]]:
         ops.append(("ids", str(identity.uid), str(identity.gid)))
         ops += [("group", str(g)) for g in identity.groups]
         ops.append(("new-privileges",))
-    elif (
-        identity.uid or identity.gid
-    ):  # the runtime knows root only: a namespace inside its own shows another
+    elif (identity.uid, identity.gid) != ids:
+        # the runtime knows one user only: a namespace inside its own shows another
         ops.append(("clone", f"{CLONE_NEWUSER:x}"))
-        ops += [("map-uid", str(identity.uid), "0", "1"), ("map-gid", str(identity.gid), "0", "1")]
+        ops += [("map-uid", str(identity.uid), str(ids[0]), "1")]
+        ops += [("map-gid", str(identity.gid), str(ids[1]), "1")]
     ops += [("arg", a) for a in spec.argv]
     env = dict(spec.env)
     if spec.cookie:
@@ -340,7 +340,7 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
     )  # fmt: skip
 
 
-def _state_directory(spec: RunSpec) -> str:
+def _state_directory(spec: RunSpec, link_name: str = _LINK) -> str:
     """A new private directory for the bundle and the runtime's state: beside the upper layer, where the sweep
     of a run that was killed finds it, else in memory."""
     token = os.urandom(6).hex()
@@ -356,7 +356,7 @@ def _state_directory(spec: RunSpec) -> str:
             error = e
             continue
         if spec.root.upper:
-            link = f"{os.path.dirname(spec.root.upper)}/{_LINK}"
+            link = f"{os.path.dirname(spec.root.upper)}/{link_name}"
             try:
                 os.unlink(link)  # of an earlier run
             except OSError:
@@ -379,11 +379,10 @@ def _inner_keeper(guard: int, patience: float = 10.0) -> int:
 
     deadline = time.monotonic() + patience
     while True:
-        outer = _children(guard)[:1]
-        level = outer
+        level = _children(guard)[:1]
         while level:
             for pid in level:
-                if pid not in outer and _read(f"/proc/{pid}/comm") == "udk-keeper" and _children(pid):
+                if _read(f"/proc/{pid}/comm") == "udk-keeper" and _is_inside(pid, guard) and _children(pid):
                     return pid
             level = [child for pid in level for child in _children(pid)]
         if not os.path.exists(f"/proc/{guard}"):
@@ -391,6 +390,14 @@ def _inner_keeper(guard: int, patience: float = 10.0) -> int:
         if time.monotonic() > deadline:
             raise EngineError(f"the container of process {guard} has not started yet", "try again")
         time.sleep(0.02)
+
+
+def _is_inside(pid: int, guard: int) -> bool:
+    """Whether a process is in another pid namespace than the guard."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid") != os.readlink(f"/proc/{guard}/ns/pid")
+    except OSError:
+        return False
 
 
 def _last_line(text: str) -> str:

@@ -1,0 +1,326 @@
+"""The ``singularity`` engine: the container is made by the host's apptainer or singularity, from the image's
+tree as a sandbox directory.
+
+For nodes where it is what the administrator provides. It mounts the tree with the private layer as overlay,
+and starts our init (the guard again, by a socket of its own: ``csrc/guard/gate.c``) in pid, ipc and, as asked
+for, uts and network namespaces; the init becomes the payload's parent, so that statuses, signals, streams and
+environment are udk's and not the runtime's. Where it is installed without set-id programs a configuration of
+our own keeps it from mounting what nobody asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+
+from udk.engines.base import Engine, Launch
+from udk.engines.plan import encode
+from udk.engines.runc import _inner_keeper, _inner_plan, _last_line, _normal, _state_directory
+from udk.errors import EngineError, EngineUnavailableError, UdkError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udk.runtime.spec import Mount, RunSpec
+
+RUNTIMES = ("apptainer", "singularity")
+_LINK = "singularity"  # a link beside the upper, to the directory of the run
+_INIT = "/.udk"  # where our init is inside
+_OWN = {"proc": "/proc", "sys": "/sys", "dev": "/dev", "devpts": "/dev/pts", "shm": "/dev/shm"}
+
+# Nothing but what is asked for; only an installation without set-id programs takes it.
+_CONFIGURATION = """\
+allow setuid = no
+allow pid ns = yes
+config passwd = no
+config group = no
+config resolv_conf = no
+mount proc = yes
+mount sys = yes
+mount dev = minimal
+mount devpts = yes
+mount home = no
+mount tmp = no
+mount hostfs = no
+mount slave = yes
+user bind control = yes
+enable fusemount = no
+enable overlay = yes
+enable underlay = no
+sessiondir max size = 64
+"""
+
+
+class SingularityEngine(Engine):
+    name = "singularity"
+    aliases = ("S1",)
+    boundary = "namespaces"
+    capabilities = frozenset(
+        ("overlay", "readonly", "pidns", "netns", "hostname", "subids", "static", "private-mounts")
+    )
+
+    def probe(self) -> str:
+        try:
+            runtime = find_runtime()
+        except EngineUnavailableError as e:
+            return str(e)
+        from udk.engines.guard import NATIVE, _run_guard, remove
+        from udk.engines.plan import to_descriptor
+        from udk.runtime.spec import Root, RunSpec
+
+        spec = RunSpec(argv=("/probe",), env={}, root=Root(lower=(NATIVE,)), hostname="probe")
+        home = ""
+        try:
+            home = _state_directory(spec, _LINK)
+            launch = _launch(spec, home, runtime, dry=True)
+            ops = [
+                *launch.plan,
+                *(("arg", a) for a in launch.argv),
+                *(("env", f"{k}={v}") for k, v in launch.env.items()),
+            ]
+            fd = to_descriptor(encode(ops))
+            try:
+                error = _run_guard("run", str(fd))
+            finally:
+                os.close(fd)
+        except (UdkError, OSError) as e:
+            error = str(e)
+        finally:
+            if home:
+                remove([home])
+        return _last_line(error) if error else ""
+
+    def reasons_against(self, spec: RunSpec) -> list[str]:
+        reasons = []
+        root = spec.root
+        if root.lower and _has_set_id():
+            reasons.append(
+                "this installation has set-id programs and allows nobody but root a directory as overlay; "
+                "make the container's tree a plain one (udk inspect -p NAME)"
+            )
+        if len(root.lower) > 1:
+            reasons.append("the root has several lower trees")
+        layer = os.path.dirname(root.upper)
+        if root.lower and root.upper and (root.upper, root.work) != (f"{layer}/upper", f"{layer}/work"):
+            reasons.append("its private layer must be directories named upper and work")
+        if spec.pid != "private":
+            reasons.append("the host's pid namespace is not implemented in it")
+        if spec.cvmfs and not any(m.target.startswith("/cvmfs") for m in spec.mounts):
+            reasons.append("CVMFS repositories need a mounted /cvmfs")
+        for m in spec.mounts:
+            target = _normal(m.target)
+            if m.kind in _OWN and target != _OWN[m.kind]:
+                reasons.append(f"{m.kind} is at {_OWN[m.kind]} there, not at {target}")
+            if m.kind not in _OWN and target.startswith("/dev/") and not _gpu(m):
+                reasons.append(f"nothing can be mounted at {target} there")
+        return reasons
+
+    def launch(self, spec: RunSpec) -> Launch:
+        against = self.reasons_against(spec)
+        if against:
+            raise EngineError(f"engine singularity cannot run this: {'; '.join(against)}")
+        runtime = find_runtime()
+        home = _state_directory(spec, _LINK)
+        try:
+            return _launch(spec, home, runtime)
+        except BaseException:
+            from udk.engines.guard import remove
+
+            remove([home])
+            raise
+
+    def join(self, spec: RunSpec, pid: int) -> Launch:
+        from udk.engines.namespace import _capabilities, _confined, _ids
+
+        plan: list[tuple[str, ...]] = [("join", str(_inner_keeper(pid))), ("cwd", spec.cwd), _capabilities()]
+        if spec.identity.subids:
+            plan += _ids(spec)
+        plan += _confined(spec)
+        return Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
+
+    def cleanup(self, spec: RunSpec) -> None:
+        if not spec.root.upper:
+            return
+        link = f"{os.path.dirname(spec.root.upper)}/{_LINK}"
+        try:
+            home = os.readlink(link)
+            os.unlink(link)
+        except OSError:
+            return
+        from udk.engines.guard import remove
+
+        remove([home])
+
+
+def find_runtime() -> str:
+    """The program to use: ``UDK_SINGULARITY`` (a name or a path), else apptainer or singularity of PATH or
+    the usual directories. Raises EngineUnavailableError."""
+    wanted = os.environ.get("UDK_SINGULARITY", "")
+    if wanted.startswith("/"):
+        if os.access(wanted, os.X_OK):
+            return wanted
+        raise EngineUnavailableError(
+            f"UDK_SINGULARITY={wanted} cannot be executed", "name apptainer or singularity"
+        )
+    for name in (wanted,) if wanted else RUNTIMES:
+        for directory in (*os.environ.get("PATH", "").split(":"), "/usr/bin", "/usr/local/bin"):
+            path = f"{directory}/{name}"
+            if directory.startswith("/") and os.access(path, os.X_OK):
+                return path
+    missing = wanted or "neither apptainer nor singularity"
+    raise EngineUnavailableError(f"{missing} is installed here", "ask for the package apptainer")
+
+
+def _is_set_id(runtime: str) -> bool:
+    """Whether the installation has a set-id starter, which refuses a configuration of the user's."""
+    prefix = os.path.dirname(os.path.dirname(os.path.realpath(runtime)))
+    for libexec in ("libexec", "lib", "lib/x86_64-linux-gnu", "lib/aarch64-linux-gnu"):
+        for name in RUNTIMES:
+            try:
+                mode = os.stat(f"{prefix}/{libexec}/{name}/bin/starter-suid").st_mode
+            except OSError:
+                continue
+            if mode & 0o4000:
+                return True
+    return False
+
+
+def _has_set_id() -> bool:
+    try:
+        return _is_set_id(find_runtime())
+    except EngineUnavailableError:
+        return False
+
+
+def _make_target(tree: str, target: str, is_dir: bool) -> None:
+    """Makes what a bind into a plain tree needs, as far as no link is on the way. Raises EngineError."""
+    parts = target.strip("/").split("/")
+    fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for number, name in enumerate(parts):
+            last = number == len(parts) - 1
+            try:
+                if not last or is_dir:
+                    os.mkdir(name, 0o755, dir_fd=fd)
+                else:
+                    os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=fd))
+            except FileExistsError:
+                pass
+            if not last:
+                below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+                os.close(fd)
+                fd = below
+    except OSError as e:
+        if e.errno not in (errno.ELOOP, errno.ENOTDIR):  # a link: the runtime follows it, or says why not
+            raise EngineError(f"{target} cannot be made in {tree}: {e.strerror}") from None
+    finally:
+        os.close(fd)
+
+
+def _gpu(m: Mount) -> str:
+    """The option that brings a mount's device in; "" for all others."""
+    if m.kind == "bind" and m.target.startswith("/dev/nvidia"):
+        return "--nv"
+    if m.kind == "bind" and (m.target == "/dev/kfd" or m.target.startswith("/dev/dri")):
+        return "--rocm"
+    return ""
+
+
+def _bind(source: str, target: str, readonly: bool) -> list[str]:
+    """The words of one bind; paths may hold what the short form takes as syntax."""
+    if "\n" in source + target:
+        raise UdkError(f"{source!r}: a bind whose path has a line break cannot be told to apptainer")
+    fields = ["type=bind", f"source={source}", f"destination={target}", *(["ro"] if readonly else [])]
+    return [
+        "--mount",
+        ",".join('"' + f.replace('"', '""') + '"' if '"' in f or "," in f else f for f in fields),
+    ]
+
+
+def _mount(m: Mount, private: str) -> list[str]:
+    target = _normal(m.target)
+    if m.kind in _OWN or _gpu(m):
+        return [_gpu(m)] if _gpu(m) else []
+    if m.kind == "bind":
+        if not m.source.startswith("/"):
+            raise UdkError(f"{m.source}: the source of a bind must be an absolute path")
+        if not os.path.exists(m.source):
+            if "optional" in m.options:
+                return []
+            raise EngineError(f"{m.source} does not exist on this host")
+        return _bind(m.source, target, m.readonly)
+    if m.kind == "file":
+        with open(private, "w", encoding="utf-8", errors="surrogateescape") as f:
+            f.write(m.content)
+    elif m.kind == "tmpfs":
+        mode = next((o[5:] for o in m.options if o.startswith("mode=")), "1777")
+        os.mkdir(private)
+        os.chmod(private, int(mode, 8))
+    else:
+        raise UdkError(f"unknown kind of mount {m.kind} for {m.target}")
+    return _bind(private, target, m.readonly)
+
+
+def _root(spec: RunSpec, home: str) -> list[str]:
+    """The words that make the root writable, or not; what is mounted needs a place in it."""
+    root = spec.root
+    if not root.lower:
+        for m in spec.mounts:
+            _make_target(root.upper, _normal(m.target), m.kind != "file" and m.is_dir)
+        for target in (*("/dev", "/proc", "/sys"), _INIT):
+            _make_target(root.upper, target, True)
+        return [] if root.readonly else ["--writable"]
+    layer = os.path.dirname(root.upper) if root.upper else home
+    for name in ("dev", "proc", "sys"):  # it mounts there, and makes no directories for that
+        if not os.path.lexists(f"{root.lower[0]}/{name}") and not os.path.lexists(f"{layer}/upper/{name}"):
+            os.mkdir(f"{layer}/upper/{name}")
+    return ["--overlay", layer + (":ro" if root.readonly else "")]
+
+
+def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch:
+    from udk.engines.guard import GUARD
+
+    for name in ("in", "conf", "upper", "work"):
+        os.mkdir(f"{home}/{name}", 0o755 if name == "upper" else 0o700)
+    shutil.copy(GUARD, f"{home}/in/init")
+    fakeroot = spec.identity.subids
+    ids = (0, 0) if fakeroot else (os.geteuid(), os.getegid())
+    with open(f"{home}/in/plan", "wb") as f:
+        f.write(encode([("through", f"{_INIT}/gate"), *_inner_plan(spec, dry, ids)]))
+    words = [runtime, "--silent"]
+    if not _is_set_id(runtime):
+        with open(f"{home}/conf/{os.path.basename(runtime)}.conf", "w", encoding="utf-8") as conf:
+            conf.write(_CONFIGURATION)
+        words += ["--config", conf.name]
+    words += ["exec", "--contain", "--no-home", "--pid", "--no-init", "--ipc", "--pwd", "/"]
+    words += ["--no-mount", "cwd,tmp,home,hostfs,bind-paths"]
+    if fakeroot:
+        words.append("--fakeroot")
+    if spec.hostname:
+        words += ["--hostname", spec.hostname]
+    if spec.network == "none":
+        words += ["--net", "--network", "none"]
+    words += _root(spec, home)
+    words += _bind(f"{home}/in", _INIT, True)
+    for number, mount in enumerate(spec.mounts):
+        made = _mount(mount, f"{home}/{number}")
+        if made and (len(made) > 1 or made[0] not in words):
+            words += made
+    words += [
+        spec.root.lower[0] if spec.root.lower else spec.root.upper,
+        f"{_INIT}/init",
+        "run",
+        f"{_INIT}/plan",
+        "container",
+    ]
+    env = {"PATH": os.environ.get("PATH", "") or "/usr/bin:/bin", "HOME": home, "TMPDIR": home}
+    for prefix in ("APPTAINER", "SINGULARITY"):
+        env.update({f"{prefix}_CONFIGDIR": f"{home}/conf", f"{prefix}_TMPDIR": home})
+    plan = (
+        ("gate", f"{home}/in/gate", f"{home}/said"),
+        ("confine", "d" if spec.confine else "c"),
+        ("program", runtime),
+        ("remove", home),
+        *((("remove", spec.root.upper + _INIT),) if not spec.root.lower else ()),
+    )
+    return Launch(words, env, plan=plan, limits=False, gate=True)
