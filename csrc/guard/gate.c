@@ -206,6 +206,22 @@ long gate_silence(const char *log)
 	return r;
 }
 
+/* Colours are taken out of a text, in place; its new length. */
+static ssize plain(char *text, ssize n)
+{
+	ssize to = 0;
+
+	for (ssize i = 0; i < n; i++) {
+		if (text[i] == 033 && i + 1 < n && text[i + 1] == '[') {
+			for (i += 2; i < n && !(text[i] >= '@' && text[i] <= '~'); i++)
+				;
+			continue;
+		}
+		text[to++] = text[i];
+	}
+	return to;
+}
+
 void gate_failure(const char *program, const char *log, int status, struct failure *f)
 {
 	static char text[LOG_TAIL];
@@ -221,6 +237,8 @@ void gate_failure(const char *program, const char *log, int status, struct failu
 		sys_close((int)fd);
 	const char *slash = str_rchr(program, '/');
 	program = slash ? slash + 1 : program;
+	if (n > 0)
+		n = plain(text, n);
 	while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == ' ' || text[n - 1] == '\r'))
 		n--;
 	text[n > 0 ? n : 0] = 0;

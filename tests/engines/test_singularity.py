@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import signal
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from tests.engines.conftest import Box, marked, wait_until
 from tests.engines.test_streams import Terminal
-from tests.support.needs import apptainer
+from tests.support.needs import apptainer, needs
 from udk.engines.guard import spawn
 from udk.engines.singularity import SingularityEngine
 from udk.errors import EngineError
@@ -52,7 +53,9 @@ def test_probe_does_the_real_thing(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert ENGINE.probe() == ""
     assert set(os.listdir("/dev/shm")) <= before
     failing = tmp_path / "apptainer"
-    failing.write_text("#!/bin/sh\necho 'FATAL:   not on this node' >&2\nexit 255\n")
+    failing.write_text(
+        "#!/bin/sh\nprintf '\\033[31mFATAL:\\033[0m   not on this node\\n\\033[0m\\n' >&2\nexit 255\n"
+    )
     failing.chmod(0o755)
     monkeypatch.setenv("UDK_SINGULARITY", str(failing))
     assert ENGINE.probe() == "apptainer cannot set up the container: FATAL:   not on this node"
@@ -90,6 +93,14 @@ def test_identity_names_network_and_limits(shell: Box) -> None:
     assert run(shell, "sh", "-c", "ulimit -n", limits=Limits(rlimits=(("nofile", 123, 456),)))[1] == "123\n"
     assert run(shell, "sh", "-c", "echo /proc/[0-9]*")[1].count("/proc/") <= 4
     assert run(shell, "cat", "/etc/passwd")[1] == "root:x:0:0:root:/root:/bin/sh\n"  # the image's own
+
+
+@needs("newuidmap")
+def test_subordinate_ids(shell: Box) -> None:
+    if f"{pwd.getpwuid(os.geteuid()).pw_name}:" not in Path("/etc/subuid").read_text():
+        pytest.skip("this user has no subordinate ids")
+    script = "touch /x; chown 1:2 /x; stat -c %u:%g /x; chown 0:0 /x"
+    assert run(shell, "sh", "-c", script, identity=Identity(subids=True)) == (0, "1:2\n", "")
 
 
 def test_layer_and_mounts(shell: Box, tmp_path: Path) -> None:

@@ -287,8 +287,9 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
     ids = (0, 0) if fakeroot else (os.geteuid(), os.getegid())
     with open(f"{home}/in/plan", "wb") as f:
         f.write(encode([("through", f"{_INIT}/gate"), *_inner_plan(spec, dry, ids)]))
-    words = [runtime, "--silent"]
-    if not _is_set_id(runtime):
+    words = [runtime, "--silent", "--nocolor"]
+    set_id = _is_set_id(runtime)
+    if not set_id:
         with open(f"{home}/conf/{os.path.basename(runtime)}.conf", "w", encoding="utf-8") as conf:
             conf.write(_CONFIGURATION)
         words += ["--config", conf.name]
@@ -319,6 +320,7 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
     plan = (
         ("gate", f"{home}/in/gate", f"{home}/said"),
         ("confine", "d" if spec.confine else "c"),
+        *((("new-privileges",),) if fakeroot or set_id else ()),  # newuidmap, or its own starter
         ("program", runtime),
         ("remove", home),
         *((("remove", spec.root.upper + _INIT),) if not spec.root.lower else ()),
