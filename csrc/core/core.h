@@ -196,6 +196,7 @@ struct program {
 	char *head[2 * MAX_SCRIPTS + 2]; /* of a script: interpreter, its argument, the script's name, ... */
 	int n_head;                      /* they stand for argv[0] */
 	int fd;                          /* the file itself, where it has no path; else -1 */
+	bool engine;                     /* it is at our own address: another of us */
 	uint32_t set_uid, set_gid;       /* of set-id bits; -1: none */
 	char names[MAX_SCRIPTS][260];
 	char script[GUEST_MAX];
@@ -360,6 +361,7 @@ void owner_forget(struct core *k, const struct stat *st);
 void owner_show(struct call *c, struct stat *st, const struct place *p, int fd);
 void owner_copy(struct call *c, const struct stat *from, const char *from_guest, const struct stat *to);
 long owner_load_record(struct core *k);
+void owner_forget_record(void);
 bool privileged(const struct core *k); /* guest euid 0 with fake root */
 /* A file that the guest just made (at p, or behind fd) belongs to its fsuid and fsgid, or to its directory's group,
  * which is returned then; else -1. p may be NULL. */

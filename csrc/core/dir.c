@@ -28,7 +28,7 @@ long enter(struct call *c, struct place *p)
 	t->kind = IN_MERGED;
 	t->mount = p->mount;
 	t->raw = t->direct = t->self = t->mounted = false;
-	for (n = 0; n < p->len && t->kind == IN_MERGED;) {
+	for (n = m->guest_len; n < p->len && t->kind == IN_MERGED;) {
 		for (from = n++; n < p->len && p->guest[n] != '/';)
 			n++;
 		if (!k->root_len && cache_text(k, p->guest, n, t) >= 0 && t->mount == p->mount)

@@ -73,6 +73,14 @@ static long check_elf(struct call *c, int fd, const char *header, long n)
 	return 0;
 }
 
+static bool is_engine(const char *header, long n)
+{
+	const Elf64_Ehdr *e = (const void *)header;
+
+	return n >= (long)sizeof *e && !memcmp(header, "\177ELF", 4) && e->e_type == ET_EXEC && e->e_entry >= ENGINE_BASE &&
+	       e->e_entry < ENGINE_END;
+}
+
 /* Splits the #! line in place. */
 static long script_line(char *line, long n, char **interp, char **arg)
 {
@@ -213,6 +221,7 @@ long find_program(struct call *c, int dfd, const void *path, long flags, struct 
 		if (fd < 0)
 			return fd;
 		n = sys_pread((int)fd, header, 2048, 0);
+		out->engine = is_engine(header, n);
 		if (n >= 4 && !memcmp(header, "\177ELF", 4))
 			r = check_elf(c, (int)fd, header, n);
 		else if (n < 2 || header[0] != '#' || header[1] != '!')

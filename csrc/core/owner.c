@@ -179,6 +179,13 @@ static const struct record_head *record(struct core *k)
 	return h;
 }
 
+void owner_forget_record(void)
+{
+	if (record_map)
+		sys_munmap((void *)(uintptr_t)record_map, record_size);
+	record_map = NULL;
+}
+
 static const struct record_entry *entry_at(const struct record_head *h, uint32_t i)
 {
 	return (const struct record_entry *)(record_map + h->entries) + i;

@@ -343,6 +343,8 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 		if (k->plan->mounts[p->mount].flags & MOUNT_FILE)
 			return -ENOTDIR;
 		p->mounted = false;
+		if (k->plan->mounts[p->mount].flags & MOUNT_UNION)
+			p->kind = IN_MERGED;
 		return 0;
 	}
 	if (!(k->plan->mounts[p->mount].flags & MOUNT_CACHE))

@@ -100,7 +100,7 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	} else if (!whole(p)) {
 		return -ENAMETOOLONG;
 	}
-	fmt(flags_at, 64, "%x %x %x", ignored_signals(), self.filter, g->fd >= 0 ? (unsigned)g->fd : 0);
+	fmt(flags_at, 64, "%x %x %x %x", ignored_signals(), self.filter, g->fd >= 0 ? (unsigned)g->fd : 0, g->engine);
 	size = (size_t)(n + PREFIX + (long)ARRAY_LEN(g->head) + 2) * sizeof *v;
 	if (size <= sizeof c->w->c.host) {
 		v = (const char **)(void *)(((uintptr_t)c->w->c.host + 7) & ~(uintptr_t)7);

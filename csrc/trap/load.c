@@ -278,7 +278,7 @@ NORETURN void load(unsigned long *stack)
 	const char *flags = prefix[7], *exe = prefix[2];
 	struct core *k = &self.core;
 	int fd_to_close;
-	bool fixed;
+	bool fixed, nested;
 	long r;
 
 	for (envp = argv + argc + 1; *envp;)
@@ -294,6 +294,7 @@ NORETURN void load(unsigned long *stack)
 	self.ignored = (int)hex_word(&flags);
 	self.filter = hex_word(&flags);
 	fd_to_close = (int)hex_word(&flags);
+	nested = hex_word(&flags);
 	self.patch = k->plan->options & OPT_PATCH;
 	self.fast_return = k->plan->options & OPT_FAST_RETURN;
 	self.eager = k->plan->options & OPT_EAGER;
@@ -310,6 +311,8 @@ NORETURN void load(unsigned long *stack)
 		notes_start();
 	signals_start();
 	filter_start();
+	if (nested)
+		nested_main((int)argc, argv, envp);
 
 	for (pair = auxv; pair[0] != AT_NULL; pair += 2)
 		if (pair[0] == AT_RANDOM)

@@ -29,6 +29,8 @@ NORETURN static void fail(const char *what, const char *name, long error)
 static char description[256 * 1024];
 
 static struct plan plan;
+static bool nested;            /* inside a container of our own kind */
+static uint32_t outer_options; /* that one's */
 
 static void read_plan(int fd, bool partial)
 {
@@ -54,6 +56,12 @@ static void make_plan(void)
 
 	if (!(plan.options & OPT_PTRACE))
 		plan.options |= OPT_SIGNALS;
+	if (nested) {
+		r = plan.options & (OPT_PTRACE | OPT_EAGER) ? -ENOSYS : nested_plan(&self.core, &plan, &what);
+		if (r)
+			fail(r == -EXDEV ? "inside a container of the trap engine, this lies in both layers of it; give it a volume:"
+					 : "inside a container of the trap engine:", what, r);
+	}
 	r = plan_inspect(&plan, &what);
 	if (r)
 		fail("the root directory", what, r);
@@ -131,6 +139,8 @@ static long intercept(struct plan *p, bool joins, const char **what)
 	volatile int *every;
 	long r;
 
+	if (nested && !(p->options & ~outer_options & (OPT_FAKE_ROOT | OPT_OWNERS | OPT_NO_NETWORK)))
+		return 0; /* the outer one's filter will do */
 	filter_build(p);
 	*what = "the system-call filter";
 	if (!(p->options & OPT_PTRACE)) {
@@ -282,7 +292,6 @@ int main(int argc, char **argv, char **envp)
 	uint64_t fd;
 
 	if (argc == 2 && str_eq(argv[1], "probe"))
-	if (argc == 2 && str_eq(argv[1], "probe"))
 		return probe(OPT_FAST_RETURN | OPT_SIGNALS);
 	if (argc == 2 && str_eq(argv[1], "probe-ptrace-1"))
 		return probe_ptrace(OPT_ONLY_FILTER);
@@ -301,6 +310,15 @@ int main(int argc, char **argv, char **envp)
 		long r;
 
 		read_plan((int)fd, true);
+		if (nested) {
+			static char state[GUEST_MAX];
+			str_copy(state, argv[2], sizeof state);
+			r = nested_state(&self.core, state);
+			if (r)
+				fail("the container's state", state, r);
+			nested_leave(&self.core);
+			argv[2] = state;
+		}
 		r = plan_map(&self.core, argv[2], false);
 		if (r)
 			fail("the container's state", argv[2], r);
@@ -308,6 +326,17 @@ int main(int argc, char **argv, char **envp)
 	}
 	say(2, "usage: udk-trap run FD COMMAND... | join STATE FD COMMAND... | probe...\n");
 	return EXIT_UDK;
+}
+
+NORETURN void nested_main(int argc, char **argv, char **envp)
+{
+	nested = true;
+	outer_options = self.core.plan->options;
+	if (argc == 2 && str_starts(argv[1], "probe")) /* a trap brought us here */
+		sys_exit(!str_eq(argv[1], "probe") || self.eager || self.traced);
+	if (self.filter)
+		fail("inside a container of the trap engine:", "a payload with a filter of its own cannot start another", -EPERM);
+	sys_exit(main(argc, argv, envp));
 }
 
 NORETURN void trap_start(long *stack)

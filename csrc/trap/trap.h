@@ -140,6 +140,13 @@ long filter_add(struct call *c, const void *prog, unsigned long flags, bool by_p
 /* The action of the guest's filters for a call; SECCOMP_RET_ALLOW without any. */
 uint32_t filter_run(long nr, const unsigned long a[6], unsigned long pc);
 
+/* ---- nested.c ----------------------------------------------------------------------------------------- */
+
+NORETURN void nested_main(int argc, char **argv, char **envp); /* start.c */
+long nested_plan(struct core *k, struct plan *plan, const char **what);
+long nested_state(struct core *k, char *path);
+void nested_leave(struct core *k);
+
 /* ---- filter.c, patch.c, exec.c, load.c ----------------------------------------------------------------- */
 
 struct sock_filter;
