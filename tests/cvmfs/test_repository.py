@@ -545,3 +545,29 @@ def test_dependencies_point_one_way() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
                 assert path.parent.name == "cli", path
         assert len(path.read_text().splitlines()) <= 510, path
+
+
+def test_what_was_listed_is_not_asked_for_again(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A walk that looks at the attributes of everything asks each catalog for directories only."""
+    from cvmfs_client.catalog import Catalog
+
+    asked: list[bytes] = []
+    real = Catalog.find
+
+    def find(self: Catalog, path: bytes) -> Any:
+        asked.append(path)
+        return real(self, path)
+
+    with published.open(tmp_path / "c") as repo:
+        monkeypatch.setattr(Catalog, "find", find)
+        seen = 0
+        for folder, dirs, files in repo.walk("/"):
+            for name in dirs + files:
+                repo.lstat(f"{folder}/{name}")
+                seen += 1
+        for name in repo.listdir("/"):
+            repo.lstat("/" + name)
+    # what links lead to, and directories that are entered
+    assert len(asked) < seen / 5
