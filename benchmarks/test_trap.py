@@ -1,4 +1,4 @@
-"""The trap engine beside a plain chroot-like bubblewrap, PRoot and fakechroot: CPU time of whole workloads.
+"""The trap and preload engines beside bubblewrap, PRoot and fakechroot: CPU time of whole workloads.
 
 Every tool runs the same commands in the same Debian root (``ci/roots``), alternating; the smallest CPU time
 of the process tree counts, less that of starting ``true``. ``python -m pytest benchmarks/test_trap.py -m ''
@@ -22,6 +22,7 @@ from udk.engines.guard import remove
 
 pytestmark = [needs("bwrap"), pytest.mark.slow]
 
+OURS = ("trap", "preload")
 ROUNDS = int(os.environ.get("UDK_BENCH_ROUNDS", "5"))
 LOOP = "i=0; while [ $i -lt 200 ]; do /bin/true; i=$((i+1)); done"
 WORKLOADS = {
@@ -55,14 +56,15 @@ def cpu(command: list[str], env: dict[str, str]) -> float:
 
 def commands(root: Path) -> dict[str, list[str]]:
     """Each tool's command line, to be followed by the payload."""
-    here = [sys.executable, "-m", "benchmarks.trap_start", str(root)]
+    here = [sys.executable, "-m", "benchmarks.trap_start"]
     found = {
         "bwrap": ["bwrap", "--bind", str(root), "/", "--proc", "/proc", "--dev", "/dev"],
-        "trap": here,
+        "trap": [*here, "trap", str(root)],
+        "preload": [*here, "preload", str(root)],
         "proot": ["env", "PROOT_NO_SECCOMP=1", "proot", "-r", str(root), "-b", "/proc", "-b", "/dev"],
         "fakechroot": ["fakechroot", "chroot", str(root)],
     }
-    return {tool: words for tool, words in found.items() if tool == "trap" or find(tool)}
+    return {tool: words for tool, words in found.items() if tool in OURS or find(tool)}
 
 
 def test_workloads(root: Path) -> None:
@@ -77,6 +79,8 @@ def test_workloads(root: Path) -> None:
     for name in WORKLOADS:
         net = {tool: max(best[tool, name] - best[tool, ""], 0.0001) for tool in tools}
         line = "  ".join(f"{tool} {1000 * net[tool]:.0f} ms" for tool in tools)
-        others = ", ".join(f"{net['trap'] / net[tool]:.2f}x {tool}" for tool in tools if tool != "trap")
-        print(f"\n{name}: {line}  (trap is {others})", end="")
+        print(f"\n{name}: {line}", end="")
+        for ours in OURS:
+            others = ", ".join(f"{net[ours] / net[tool]:.2f}x {tool}" for tool in tools if tool not in OURS)
+            print(f"  ({ours} is {others})", end="")
     print()

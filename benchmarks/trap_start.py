@@ -1,4 +1,4 @@
-"""``python -m benchmarks.trap_start ROOT COMMAND...``: becomes COMMAND in ROOT by the trap engine."""
+"""``python -m benchmarks.trap_start ENGINE ROOT COMMAND...``: becomes COMMAND in ROOT by that engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 import uuid
 
 from udk.engines.guard import exec_guard
-from udk.engines.trap import TrapEngine
+from udk.engines.select import by_name
 from udk.runtime.spec import Mount, Root, RunSpec
 
 if __name__ == "__main__":
@@ -16,14 +16,14 @@ if __name__ == "__main__":
     for name in ("upper", "work"):
         os.mkdir(f"{home}/{name}")
     spec = RunSpec(
-        argv=tuple(sys.argv[2:]),
+        argv=tuple(sys.argv[3:]),
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         root=Root(
-            lower=(sys.argv[1],), upper=f"{home}/upper", work=f"{home}/work", changes=f"{home}/changes",
+            lower=(sys.argv[2],), upper=f"{home}/upper", work=f"{home}/work", changes=f"{home}/changes",
             volatile=True,
         ),
         mounts=(Mount(kind="proc", target="/proc"), Mount(kind="dev", target="/dev")),
         cookie=uuid.uuid4().hex[:16],
         cleanup=(home,),
     )  # fmt: skip
-    exec_guard(spec, TrapEngine().launch(spec))
+    exec_guard(spec, by_name(sys.argv[1]).launch(spec))

@@ -6,7 +6,6 @@ import threading
 import time
 
 _STALE = 60.0  # s after which a prediction that was not used is given up
-_LOOK_EVERY = 2.0  # s between looks for such
 
 
 class Window:
@@ -24,7 +23,6 @@ class Window:
         self._ahead = 0
         self._guessed = 0
         self._used = 0
-        self._looked = 0.0
 
     @property
     def ahead(self) -> int:
@@ -36,11 +34,7 @@ class Window:
         with self._lock:
             if self._fits(size, guess):
                 return True
-            now = time.monotonic()
-            if now - self._looked < _LOOK_EVERY:
-                return False
-            self._looked = now
-            limit = now - _STALE
+            limit = time.monotonic() - _STALE
             for path in [p for p, (_, _, since) in self._sizes.items() if since < limit]:
                 self._drop(path)
             return self._fits(size, guess)

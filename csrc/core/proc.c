@@ -1,5 +1,5 @@
 /* /proc as the guest should see it: its own paths in links, maps and mounts, and nothing of the engine. */
-#include "core/core.h"
+#include "core/kept.h"
 
 /* "/PID/task/TID/leaf" -> pid and leaf. */
 static const char *split(const struct core *k, const struct place *p, uint64_t *pid)
@@ -260,6 +260,7 @@ static long mount_table(struct call *c, int out, bool info)
 static long memory_table(struct call *c, int in, int out)
 {
 	struct lines *l = line_memory(c);
+	const char *code = plan_text(c->core, c->core->plan->code);
 	bool skip = false;
 	char *line;
 	long r = 0;
@@ -276,6 +277,13 @@ static long memory_table(struct call *c, int in, int out)
 		if (skip)
 			continue;
 		slash = str_chr(line, '/');
+		if (slash && *code && str_starts(slash, code) && hex_at(line, &at)) {
+			n = kept_line(c->core, line, slash, text, HOST_MAX, c->w->rest);
+			skip = n < 0;
+			if (!skip)
+				r = write_all(out, text, (size_t)MIN(n, HOST_MAX - 1));
+			continue;
+		}
 		if (slash && hex_at(line, &at)) {
 			str_copy(text, slash, GUEST_MAX);
 			gone = (char *)(uintptr_t)mem_find(text, strlen(text), " (deleted)", 10);

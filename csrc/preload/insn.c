@@ -136,6 +136,15 @@ static void describe(struct insn *i, const struct reader *r, uint8_t op, bool is
 		i->flags |= I_KEEPS_RAX;
 }
 
+/* Of each row of 16, bit by bit, what programs do not contain. */
+static bool odd(uint8_t op, bool is_two, uint8_t m)
+{
+	static const uint16_t one_odd[16] = { [6] = 0xf000, [9] = 0x0800, [12] = 0x8d00, [13] = 0x0080, [14] = 0xf0f0, [15] = 0x0c12 };
+	static const uint16_t two_odd[16] = { [0] = 0x43cd, [2] = 0x000f, [3] = 0x00a5, [10] = 0x0703, [11] = 0x0200 };
+
+	return is_two ? two_odd[op >> 4] >> (op & 15) & 1 : (one_odd[op >> 4] >> (op & 15) & 1) || (op == 0 && m == 0);
+}
+
 /* What follows a VEX, EVEX or XOP prefix; `first` is its first byte. */
 static bool extended(struct reader *r, struct insn *i, uint8_t first)
 {
@@ -229,6 +238,8 @@ int insn_decode(const uint8_t *p, size_t n, struct insn *i)
 		return 0;
 	if (!(is_two && op == 0))
 		describe(i, &r, op, is_two, rex, m, has_modrm, value);
+	if (odd(op, is_two, m))
+		i->flags |= I_ODD;
 	i->len = (uint8_t)r.at;
 	return i->len;
 }

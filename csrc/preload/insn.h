@@ -11,6 +11,7 @@ enum insn_flags {
 	I_SYSCALL = 8, /* 0f 05 */
 	I_INT80 = 16,  /* cd 80, 0f 34 */
 	I_KEEPS_RAX = 32, /* surely does not write rax, and goes on with the next instruction */
+	I_ODD = 128,   /* not found in programs: privileged, or what zeros are */
 	I_SETS_EAX = 64,  /* eax becomes `value` */
 };
 

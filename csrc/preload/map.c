@@ -8,13 +8,13 @@
  */
 #include "preload/eager.h"
 
+#include "core/kept.h"
+
 #define PAGE 4096UL
 #define DOWN(a) ((a) & ~(PAGE - 1))
 #define UP(a) DOWN((a) + PAGE - 1)
 #define NOREPLACE 0x100000
-#define KEPT_MAGIC 0x3154504b4b4455ULL /* "UDKKPT1" */
-#define KEPT_VERSION 4
-#define SPANS 8
+#define KEPT_VERSION 7
 #define CLOSE (256UL << 10) /* pieces nearer than that are one: a mapping more costs every process, a page more nobody */
 #define REGIONS 256
 #define HIGH_DISTANCE (-0x40000000L) /* of the arena, from where the file's first byte is or would be */
@@ -22,34 +22,18 @@
 #define LOW_END 0x40000000UL
 #define SETTLED 2 /* seconds after which a change of a file cannot have the same time as the one before */
 
-struct identity {
-	uint64_t dev, ino, size, mtime, mtime_nsec, ctime, ctime_nsec, engine, low;
-};
-
-struct span {
-	uint64_t off, n, at; /* offset in the original, bytes, offset in the kept file */
-};
-
-struct kept {
-	uint64_t magic;
-	struct identity id;
-	uint64_t arena, arena_size;
-	int64_t distance;
-	uint32_t n_spans, spare;
-	struct span spans[SPANS];
-};
-#define ORIGINAL_AT 1024 /* its host path, for /proc/PID/maps; up to the end of the page */
 #define NAME_MAX 512
-_Static_assert(sizeof(struct kept) <= ORIGINAL_AT, "one page holds both");
 
 static struct region {
 	volatile unsigned long from, to;
 	unsigned long base;
 	struct arena *arena;
+	unsigned long mark_at; /* changed bytes: gone when something else is mapped there now */
+	uint32_t mark;
 } regions[REGIONS];
 static volatile int n_regions;
 
-static void remember(unsigned long from, unsigned long to, unsigned long base, const void *arena)
+static void remember(unsigned long from, unsigned long to, unsigned long base, const void *arena, uint64_t mark_at, uint32_t mark)
 {
 	int n = MIN(n_regions, REGIONS), i;
 
@@ -64,6 +48,8 @@ static void remember(unsigned long from, unsigned long to, unsigned long base, c
 	regions[i].from = regions[i].to = 0;
 	regions[i].base = base;
 	regions[i].arena = (struct arena *)(uintptr_t)arena;
+	regions[i].mark_at = base + mark_at;
+	regions[i].mark = mark;
 	regions[i].to = to;
 	regions[i].from = from;
 }
@@ -134,24 +120,34 @@ static void keep_within(struct sites *s, size_t from, size_t to)
 	s->n = n;
 }
 
-static size_t count_changes(const struct sites *s)
+static size_t count_changes(const struct sites *s, uint64_t *first)
 {
 	size_t n = 0;
 
 	for (size_t i = 0; i < s->n; i++)
-		n += s->list[i].method != LEFT;
+		if (s->list[i].method != LEFT && !n++)
+			*first = s->list[i].from;
 	return n;
+}
+
+static uint32_t mark_of(const uint8_t *code, uint64_t at)
+{
+	uint16_t v;
+
+	memcpy(&v, code + at, sizeof v);
+	return v;
 }
 
 /* `base` is where the text's first byte is, or would be. */
 static long change_here(const struct text *t, struct sites *s, unsigned long base, unsigned long at, size_t n, int prot)
 {
+	uint64_t mark_at = 0;
 	size_t size;
 	char *arena;
 	long r;
 
 	keep_within(s, at - base, at - base + n);
-	if (!count_changes(s))
+	if (!count_changes(s, &mark_at))
 		return 0;
 	size = arena_size(s);
 	arena = arena_near(base, size);
@@ -168,13 +164,13 @@ static long change_here(const struct text *t, struct sites *s, unsigned long bas
 		sys_munmap(arena, size);
 		return r;
 	}
-	remember(at, at + n, base, arena);
+	remember(at, at + n, base, arena, mark_at, mark_of((uint8_t *)base, mark_at));
 	return 0;
 }
 
 /* ---- kept --------------------------------------------------------------------------------------------- */
 
-static void name_of(const struct identity *id, char *to, size_t size)
+static void name_of(const struct kept_id *id, char *to, size_t size)
 {
 	uint64_t twice[2 * sizeof *id / 8];
 
@@ -185,23 +181,23 @@ static void name_of(const struct identity *id, char *to, size_t size)
 	    text_hash((char *)twice, sizeof twice));
 }
 
-/* The pages that were changed, as at most SPANS pieces. */
+/* The pages that were changed, as at most KEPT_SPANS pieces. */
 static void make_spans(struct kept *h, const struct sites *s)
 {
 	for (size_t gap = CLOSE;; gap *= 2) {
 		h->n_spans = 0;
 		for (size_t i = 0; i < s->n; i++) {
 			const struct site *p = &s->list[i];
-			struct span *last = h->n_spans ? &h->spans[h->n_spans - 1] : NULL;
+			struct kept_span *last = h->n_spans ? &h->spans[h->n_spans - 1] : NULL;
 
 			if (p->method == LEFT)
 				continue;
 			if (last && DOWN(p->from) <= last->off + last->n + gap) {
 				last->n = MAX(last->off + last->n, UP(p->to)) - last->off;
 			} else {
-				if (h->n_spans == SPANS)
+				if (h->n_spans == KEPT_SPANS)
 					goto next;
-				h->spans[h->n_spans++] = (struct span){ DOWN(p->from), UP(p->to) - DOWN(p->from), 0 };
+				h->spans[h->n_spans++] = (struct kept_span){ DOWN(p->from), UP(p->to) - DOWN(p->from), 0 };
 			}
 		}
 		return;
@@ -216,13 +212,13 @@ static long write_original(int fd, int of)
 
 	fmt(link, sizeof link, "/proc/self/fd/%d", of);
 	n = sys_readlinkat(AT_FDCWD, link, path, sizeof path);
-	return n > 0 && n < (long)sizeof path && sys_pwrite(fd, path, (size_t)n, ORIGINAL_AT) != n ? -EIO : 0;
+	return n > 0 && n < (long)sizeof path && sys_pwrite(fd, path, (size_t)n, KEPT_ORIGINAL) != n ? -EIO : 0;
 }
 
 static long write_kept(const char *name, struct kept *h, int of, const uint8_t *code, size_t code_size, const uint8_t *arena)
 {
 	char part[NAME_MAX + 40];
-	uint64_t at = PAGE + h->arena_size;
+	uint64_t at = KEPT_ARENA + h->arena_size;
 	long fd, r;
 
 	fmt(part, sizeof part, "%s.%lx.%x", name, sys_getpid(), __atomic_add_fetch(&self.core.plan->counter, 1, __ATOMIC_RELAXED));
@@ -240,7 +236,7 @@ static long write_kept(const char *name, struct kept *h, int of, const uint8_t *
 	}
 	if (!r)
 		r = sys_ftruncate((int)fd, (int64_t)at);
-	if (!r && h->arena_size && sys_pwrite((int)fd, arena, h->arena_size, PAGE) != (long)h->arena_size)
+	if (!r && h->arena_size && sys_pwrite((int)fd, arena, h->arena_size, KEPT_ARENA) != (long)h->arena_size)
 		r = -EIO;
 	if (!r)
 		r = write_original((int)fd, of);
@@ -264,7 +260,7 @@ static long put_over(int fd, const struct kept *h, unsigned long at, size_t n, u
 
 	if (!h->n_spans)
 		return 0;
-	r = (long)sys_mmap((void *)arena, h->arena_size, PROT_READ | PROT_EXEC, MAP_PRIVATE | NOREPLACE, fd, PAGE);
+	r = (long)sys_mmap((void *)arena, h->arena_size, PROT_READ | PROT_EXEC, MAP_PRIVATE | NOREPLACE, fd, KEPT_ARENA);
 	if (is_error(r))
 		return r;
 	if ((unsigned long)r != arena) {
@@ -280,19 +276,22 @@ static long put_over(int fd, const struct kept *h, unsigned long at, size_t n, u
 		if (is_error(r))
 			return r;
 	}
-	remember(at, at + n, base, (void *)arena);
+	remember(at, at + n, base, (void *)arena, h->mark_at, h->mark);
 	return 0;
 }
 
-static long read_kept(const char *name, const struct identity *id, struct kept *h)
+static long read_kept(const char *name, const struct kept_id *id, struct kept *h)
 {
 	long fd = sys_open(name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0), r;
+	struct kept found;
 
 	if (fd < 0)
 		return fd;
-	r = sys_pread((int)fd, h, sizeof *h, 0);
-	if (r == sizeof *h && h->magic == KEPT_MAGIC && !memcmp(&h->id, id, sizeof *id) && h->n_spans <= SPANS)
+	r = sys_pread((int)fd, &found, sizeof found, 0);
+	if (r == sizeof found && found.magic == KEPT_MAGIC && !memcmp(&found.id, id, sizeof *id) && found.n_spans <= KEPT_SPANS) {
+		*h = found;
 		return fd;
+	}
 	sys_close((int)fd);
 	return -ENOENT;
 }
@@ -324,7 +323,7 @@ static long first_time(const char *name, struct kept *h, unsigned long at, size_
 		goto out;
 	sys_clock_gettime(0, &now);
 	if (*name && now.tv_sec > (int64_t)h->id.ctime + SETTLED) {
-		arena_n = count_changes(&s) ? arena_size(&s) : 0;
+		arena_n = count_changes(&s, &h->mark_at) ? arena_size(&s) : 0;
 		if (arena_n) {
 			copy = sys_mmap(NULL, copy_size + arena_n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 			if (is_error((long)copy)) {
@@ -334,8 +333,9 @@ static long first_time(const char *name, struct kept *h, unsigned long at, size_
 			memcpy(copy, view, size);
 			rewrite(&t, &s, (uint8_t *)copy, (uint8_t *)copy + copy_size, h->distance, (uint64_t)eager_known,
 				(uint64_t)eager_unknown);
+			h->mark = mark_of((uint8_t *)copy, h->mark_at);
 		}
-		h->arena = PAGE;
+		h->arena = KEPT_ARENA;
 		h->arena_size = arena_n;
 		make_spans(h, &s);
 		kept = write_kept(name, h, fd, (uint8_t *)copy, copy_size, (uint8_t *)copy + copy_size);
@@ -367,7 +367,7 @@ long code_mapped(unsigned long at, size_t n, int fd, uint64_t off, int prot)
 	r = sys_fstat(fd, &st);
 	if (r || (st.st_mode & S_IFMT) != S_IFREG || !st.st_size)
 		return r;
-	h.id = (struct identity){ st.st_dev, st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtime, st.st_mtime_nsec, (uint64_t)st.st_ctime,
+	h.id = (struct kept_id){ st.st_dev, st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtime, st.st_mtime_nsec, (uint64_t)st.st_ctime,
 				  st.st_ctime_nsec, this_build(), base < LOW_END };
 	h.distance = base < LOW_END ? LOW_DISTANCE : HIGH_DISTANCE;
 	name[0] = 0;
@@ -396,7 +396,8 @@ long memory_made_executable(unsigned long at, size_t n, int prot)
 	struct text t;
 	long r;
 
-	if (known && at >= known->from && at + n <= known->to)
+	if (known && at >= known->from && at + n <= known->to && known->mark_at >= at && known->mark_at + 2 <= at + n &&
+	    mark_of((uint8_t *)known->mark_at, 0) == known->mark)
 		return 0;
 	text_of_memory(&t, (void *)at, n);
 	r = find_sites(&t, call_verdicts, &s);

@@ -93,6 +93,22 @@ static bool has_company(const struct text *t, const struct range *r, size_t at)
 	return after >= 6 && (p[2] == 0xc3 || p[2] == 0xf4 || !memcmp(p + 2, "\x48\x3d", 2) || !memcmp(p + 2, "\x48\x85\xc0", 3));
 }
 
+/* Nothing from `from` to a few instructions behind the call is what no program contains: of tables hardly one is so. */
+static bool plausible(const struct text *t, size_t from, size_t at)
+{
+	struct insn i;
+
+	for (int after = 0; after < 8;) {
+		if (!insn_decode(t->bytes + from, t->n - from, &i) || i.flags & I_ODD)
+			return false;
+		if (from > at && i.flags & I_END)
+			return true;
+		after += from >= at;
+		from += i.len;
+	}
+	return true;
+}
+
 enum what { IS_DATA, IS_CALL, IS_UNDECIDED };
 
 /* `from` is where decoding may begin to see the call and what is around it. */
@@ -120,7 +136,7 @@ static enum what judge(const struct text *t, const struct range *r, size_t at, s
 	}
 	if (!met)
 		return IS_DATA;
-	if (has_company(t, r, at))
+	if (has_company(t, r, at) || (met == CHAINS && plausible(t, *from, at)))
 		return IS_CALL;
 	if (t->all_functions) /* all of the compiler's code is in functions; tables between them are not code */
 		return met > CHAINS / 2 ? IS_UNDECIDED : IS_DATA;

@@ -259,7 +259,7 @@ static int probe(uint32_t options)
 #if defined(__x86_64__)
 	r = outside(__NR_access, args);
 #else
-	(void)outside;
+	(void)outside, (void)args;
 	r = -ENOSYS;
 #endif
 	if (r) {

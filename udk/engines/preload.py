@@ -37,14 +37,21 @@ class PreloadEngine(TrapEngine):
 def code_directory() -> str:
     """Where changed code is kept for all of this user's containers on this node; "" where there is no such
     place, which only costs time."""
+    from udk.base.process import boot_id
+    from udk.engines.guard import remove
     from udk.engines.select import private_directory
 
     where = private_directory()
     if not where:
         return ""
-    path = os.path.realpath(f"{where}/code")
+    # of this boot only: what was written shortly before a crash may be there in part
+    path = f"{os.path.realpath(where)}/code-{boot_id()[:8]}"
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        if not os.path.isdir(path):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            for name in os.listdir(where):
+                if name.startswith("code-") and name != os.path.basename(path):
+                    remove([f"{where}/{name}"])
         if os.statvfs(path).f_flag & os.ST_NOEXEC:
             return ""
         _prune(path)

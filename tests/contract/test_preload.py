@@ -1,0 +1,231 @@
+"""The preload engine where a node refuses all that the others need; what it refuses; what it keeps."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.conftest import Arena, add_libraries
+from tests.support.needs import needs
+from tests.support.roots import root_tar
+from udk.engines.guard import remove
+from udk.engines.preload import PreloadEngine
+from udk.runtime.spec import Mount, Root
+
+ENGINE = PreloadEngine()
+TOP = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.skipif(bool(ENGINE.probe()), reason=f"preload does not work here: {ENGINE.probe()}")
+
+# What the cases themselves need of the node, and there is not.
+WITHOUT = {
+    "traced_child", "filter_errno", "filter_errno_on_a_path_call", "filter_sees_arguments", "filter_kills",
+    "filter_allow_list", "filter_traps",
+}  # fmt: skip
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A runtime directory of this test's own: nothing is known of the node, no code is kept."""
+    where = tmp_path / "runtime"
+    where.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(where))
+    return where
+
+
+def chosen(launcher: str, mode: str) -> str:
+    ask = (
+        "from udk.engines.select import choose; from udk.runtime.spec import RunSpec, Root\n"
+        "print(choose(RunSpec(argv=('x',), env={}, root=Root(lower=('/',)))).name)"
+    )
+    return subprocess.run(
+        [launcher, mode, sys.executable, "-c", ask], stdout=subprocess.PIPE, text=True, check=True, cwd=TOP
+    ).stdout.strip()
+
+
+def test_it_is_chosen_where_nothing_else_works(launcher: str, runtime: Path) -> None:
+    assert chosen(launcher, "nothing") == "preload"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", ("glibc", "musl"))
+def test_a_node_that_refuses_everything(
+    arena: Arena, programs: dict[str, str], launcher: str, build: str, runtime: Path
+) -> None:
+    done = arena.run(ENGINE, programs[build], env={"CONTRACT_FAKE_ROOT": "1"}, launcher=(launcher, "nothing"))
+    failed = {line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("FAIL ")}
+    assert failed <= WITHOUT, done.stdout
+    assert " passed, " in done.stdout, done.stdout
+
+
+@pytest.mark.slow
+def test_without_a_place_to_keep_code(
+    arena: Arena, programs: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/none")
+    done = arena.run(ENGINE, programs["glibc"], env={"CONTRACT_FAKE_ROOT": "1"})
+    assert "FAIL" not in done.stdout and " passed, 0 failed" in done.stdout, done.stdout
+
+
+def program(arena: Arena, name: str, text: str, *flags: str) -> str:
+    """A C program in the image; its path there."""
+    source = arena.where / f"{name}.c"
+    source.write_text(text)
+    target = arena.root / "opt" / name
+    subprocess.run(["gcc", "-w", *flags, str(source), "-o", str(target)], check=True)
+    if "-static" not in flags:
+        add_libraries(target, arena.root)
+    return f"/opt/{name}"
+
+
+WRITER = (
+    '#include <stdio.h>\nint main(int c, char **v) { FILE *f = fopen(v[1], "w"); puts("ran"); return !f; }\n'
+)
+STARTER = (
+    "#include <errno.h>\n#include <stdio.h>\n#include <unistd.h>\n"
+    "int main(int c, char **v) { execv(v[1], v + 1); fflush(0); return errno == EACCES ? 42 : 43; }\n"
+)
+
+
+def test_a_static_program_does_nothing_at_all(arena: Arena) -> None:
+    """Neither started by udk nor by a program inside: it would have left its mark on the host."""
+    static = program(arena, "writer", WRITER, "-static")
+    mark = arena.where / "mark"
+    done = arena.run(ENGINE, static, str(mark))
+    assert done.returncode == 125 and done.stdout.count("\n") == 1, done.stdout
+    assert "/opt/writer is a static program" in done.stdout and "namespace" in done.stdout
+    starter = program(arena, "starter", STARTER)
+    done = arena.run(ENGINE, starter, static, str(mark))
+    assert done.returncode == 42 and "/opt/writer is a static program" in done.stdout, done.stdout
+    assert "ran" not in done.stdout and not mark.exists()
+
+
+def test_a_loader_as_the_program(arena: Arena) -> None:
+    """ld.so has no interpreter either, but is not a static program."""
+    dynamic = program(arena, "dynamic", '#include <stdio.h>\nint main() { puts("ran"); }\n')
+    for loader in ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-x86-64.so.2"):
+        if (arena.root / loader.lstrip("/")).exists():
+            done = arena.run(ENGINE, loader, dynamic)
+            assert (done.returncode, done.stdout) == (0, "ran\n")
+            return
+    pytest.fail("no loader in the image")
+
+
+COUNT = r"""
+#include <stdio.h>
+int main() {
+    char b[4096]; FILE *f = fopen("/proc/self/smaps", "r"); long n = 0, v;
+    while (fgets(b, 4096, f)) if (sscanf(b, "Anonymous: %ld", &v) == 1) n += v;
+    printf("%ld\n", n);
+}
+"""
+
+
+def test_code_is_looked_at_once(arena: Arena, runtime: Path) -> None:
+    """The second run finds what the first kept: no file is added or written, pages are shared; a file that
+    changed is looked at anew."""
+    counter = program(arena, "counter", COUNT)
+    for path in arena.root.rglob("*"):  # as if the image had been there for a while
+        if path.is_file() and not path.is_symlink() and path.stat().st_ctime > time.time() - 3:
+            time.sleep(3.1)
+            break
+    first = arena.run(ENGINE, counter)
+    assert first.returncode == 0, first.stdout
+    (code,) = (runtime / "udk").glob("code-*")
+    kept = {p.name: p.stat().st_mtime_ns for p in code.iterdir()}
+    assert len(kept) >= 3 and not any("." in name for name in kept)  # the program, its loader, its library
+    second = arena.run(ENGINE, counter)
+    assert {p.name: p.stat().st_mtime_ns for p in code.iterdir()} == kept
+    assert int(second.stdout) <= int(first.stdout) < 300, (first.stdout, second.stdout)
+    for path in code.iterdir():  # a broken one is no obstacle
+        path.write_bytes(b"x" * 100)
+    third = arena.run(ENGINE, counter)
+    assert third.returncode == 0 and third.stdout.strip().isdigit(), third.stdout
+
+
+def test_nothing_of_it_is_seen(arena: Arena) -> None:
+    reader = program(
+        arena, "reader",
+        '#include <stdio.h>\nint main(int c, char **v) { char b[4096]; FILE *f = fopen(v[1], "r");\n'
+        "while (fgets(b, 4096, f)) fputs(b, stdout); }\n",
+    )  # fmt: skip
+    maps = arena.run(ENGINE, reader, "/proc/self/maps").stdout
+    assert "/code-" not in maps and "udk" not in maps and str(arena.root) not in maps, maps
+    library = next(line.split()[-1] for line in maps.splitlines() if "/libc" in line)
+    st = (arena.root / library.lstrip("/")).stat()
+    for line in maps.splitlines():
+        if line.endswith(library):
+            words = line.split()
+            assert int(words[4]) == st.st_ino, line
+            assert words[3] == f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}", line
+    offsets = [int(line.split()[2], 16) for line in maps.splitlines() if line.endswith(library)]
+    assert offsets == sorted(offsets) and offsets[0] == 0, maps
+
+
+# ---- a distribution -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    where = tmp_path_factory.mktemp("debian")
+    root = where / "root"
+    root.mkdir()
+    tar = root_tar("debian12")
+    subprocess.run(
+        ["tar", "-xf", str(tar), "-C", str(root), "--exclude=./dev/*", "--no-same-owner"], check=True
+    )
+    yield Arena(root, where)
+    remove([str(root)])
+
+
+SYSTEM = (
+    Mount(kind="proc", target="/proc"),
+    Mount(kind="dev", target="/dev"),
+    Mount(kind="sys", target="/sys"),
+)
+ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+
+
+@pytest.mark.slow
+@needs("tar")
+def test_debian_where_everything_is_refused(debian: Arena, launcher: str, runtime: Path) -> None:
+    def run(*argv: str) -> str:
+        done = debian.run(ENGINE, *argv, launcher=(launcher, "nothing"), mounts=SYSTEM, env=ENV)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    assert run("python3", "-c", "import ssl, json, ctypes, sqlite3; print(6 * 7)") == "42\n"
+    threads = (
+        "import threading, subprocess, os\n"
+        "def f(i): assert subprocess.run(['sh', '-c', f'exit {i}']).returncode == i\n"
+        "all = [threading.Thread(target=f, args=(i,)) for i in range(8)]\n"
+        "[t.start() for t in all]; [t.join() for t in all]; print(os.path.exists('/etc/debian_version'))"
+    )
+    assert run("python3", "-c", threads) == "True\n"
+    script = """
+        set -e; cat <(echo substituted); useradd -m somebody; id -u somebody
+        mkdir -p /tmp/p/DEBIAN /tmp/p/opt; echo x > /tmp/p/opt/file; cd /tmp/p/DEBIAN
+        printf 'Package: p\nVersion: 1\nArchitecture: all\nMaintainer: m <m@m>\nDescription: d\n' > control
+        dpkg-deb --root-owner-group -b /tmp/p /tmp/p.deb >/dev/null
+        dpkg -i /tmp/p.deb >/dev/null; cat /opt/file
+        ldd /bin/ls | grep -c libc.so
+    """
+    assert run("bash", "-c", script).split() == ["substituted", "1000", "x", "1"]
+    if (debian.root / "usr/lib/python3/dist-packages/numpy").exists():
+        assert run("python3", "-c", "import numpy; print(numpy.arange(4).dot(numpy.arange(4)))") == "14\n"
+
+
+def test_a_plain_tree(arena: Arena) -> None:
+    """No union: what is written is in the tree."""
+    starter = program(arena, "plain", WRITER)
+    done = arena.run(
+        ENGINE, starter, "/tmp/plain-mark", root=Root(lower=(), upper=str(arena.root)), mounts=()
+    )
+    assert done.returncode == 0 and (arena.root / "tmp/plain-mark").exists(), done.stdout
+    (arena.root / "tmp/plain-mark").unlink()
