@@ -261,6 +261,10 @@ def run_plan(data: bytes) -> tuple[int, str]:
         b"udk-plan\0" + b"1\0limit\0a\0b\0c\0arg\0x\0",
         b"udk-plan\0" + b"1\0cwd\0relative\0arg\0x\0", b"udk-plan\0" + b"1\0remove\0/\0arg\0x\0",
         b"udk-plan\0" + b"1\0map-uid\0" + b"1\0" + b"2\0" + b"99999999999\0arg\0x\0",
+        b"udk-plan\0" + b"1\0confine\0z\0arg\0x\0", b"udk-plan\0" + b"1\0landlock\0" + b"7\0q\0arg\0x\0",
+        b"udk-plan\0" + b"1\0landlock-path\0relative\0r\0arg\0x\0",
+        b"udk-plan\0" + b"1\0landlock-path\0/\0Z\0arg\0x\0", b"udk-plan\0" + b"1\0keep-fd\0-1\0arg\0x\0",
+        b"udk-plan\0" + b"1\0gate\0/a\0b\0arg\0x\0", b"udk-plan\0" + b"1\0through\0g\0arg\0x\0",
         b"udk-plan\0" + b"1\0clone\0" + b"0\0arg\0x\0", b"udk-plan\0" + b"1\0stop-signal\0" + b"65\0arg\0x\0",
     ],
 )  # fmt: skip
