@@ -116,6 +116,32 @@ static long statx_path(struct call *c, long flags, struct place *p, struct statx
 	return SC5(__NR_statx, p->dfd, p->host, p->magic && !nofollow ? flags : flags | AT_SYMLINK_NOFOLLOW, c->a[3], x);
 }
 
+void stat_of_statx(struct stat *st, const struct statx *x)
+{
+	memset(st, 0, sizeof *st);
+	st->st_mode = x->stx_mode;
+	st->st_uid = x->stx_uid;
+	st->st_gid = x->stx_gid;
+	st->st_ino = x->stx_ino;
+	st->st_nlink = x->stx_nlink;
+	st->st_dev = (x->stx_dev_minor & 0xff) | x->stx_dev_major << 8 | (x->stx_dev_minor & ~0xffU) << 12;
+}
+
+void stat_to_statx(struct statx *x, const struct stat *st)
+{
+	x->stx_mode = (uint16_t)st->st_mode;
+	x->stx_uid = st->st_uid;
+	x->stx_gid = st->st_gid;
+	x->stx_ino = st->st_ino;
+	x->stx_nlink = (uint32_t)st->st_nlink;
+	x->stx_dev_major = (uint32_t)(st->st_dev >> 8 & 0xfff);
+	x->stx_dev_minor = (uint32_t)((st->st_dev & 0xff) | (st->st_dev >> 12 & ~0xffU));
+	if (st->st_rdev) {
+		x->stx_rdev_major = (uint32_t)(st->st_rdev >> 8 & 0xfff);
+		x->stx_rdev_minor = (uint32_t)((st->st_rdev & 0xff) | (st->st_rdev >> 12 & ~0xffU));
+	}
+}
+
 long call_statx(struct call *c)
 {
 	struct place *p = &c->w->a;
@@ -137,14 +163,7 @@ long call_statx(struct call *c)
 	}
 	if (r)
 		return r;
-	memset(&st, 0, sizeof st);
-	st.st_mode = x.stx_mode;
-	st.st_uid = x.stx_uid;
-	st.st_gid = x.stx_gid;
-	st.st_ino = x.stx_ino;
-	st.st_nlink = x.stx_nlink;
-	st.st_dev = (x.stx_dev_minor & 0xff) | x.stx_dev_major << 8 | (x.stx_dev_minor & ~0xffU) << 12;
-	st.st_rdev = 0;
+	stat_of_statx(&st, &x);
 	if (on_fd) {
 		owner_show(c, &st, NULL, (int)c->a[0]);
 	} else {
@@ -154,17 +173,7 @@ long call_statx(struct call *c)
 		show(c, p, NO_FD);
 		st = p->st;
 	}
-	x.stx_mode = (uint16_t)st.st_mode;
-	x.stx_uid = st.st_uid;
-	x.stx_gid = st.st_gid;
-	x.stx_ino = st.st_ino;
-	x.stx_nlink = (uint32_t)st.st_nlink;
-	x.stx_dev_major = (uint32_t)(st.st_dev >> 8 & 0xfff);
-	x.stx_dev_minor = (uint32_t)((st.st_dev & 0xff) | (st.st_dev >> 12 & ~0xffU));
-	if (st.st_rdev) {
-		x.stx_rdev_major = (uint32_t)(st.st_rdev >> 8 & 0xfff);
-		x.stx_rdev_minor = (uint32_t)((st.st_rdev & 0xff) | (st.st_rdev >> 12 & ~0xffU));
-	}
+	stat_to_statx(&x, &st);
 	return guest_write((void *)c->a[4], &x, sizeof x);
 }
 

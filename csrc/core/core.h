@@ -64,6 +64,8 @@ enum plan_options {
 	OPT_ONLY_FILTER = 4096, /* never so: without a filter it is an error */
 	OPT_SIGNALS = 2048,    /* calls come by a signal, which the guest must not see */
 	OPT_NOEXEC = 128, /* some tree is on a noexec mount: map code by copying it */
+	OPT_IDENTITY = 1 << 16, /* identity.c: paths are the kernel's, in namespaces of the guest's own */
+	OPT_XINO = 1 << 17, /* with it: inodes of the lower have their highest bit set */
 };
 
 #define PLAN_MAGIC 0x314e414c504b4455ULL /* "UDKPLAN1" */
@@ -113,6 +115,8 @@ struct plan {
 	uint32_t groups[MAX_GROUPS];
 	uint32_t host_uid, host_gid; /* the caller's */
 	uint32_t lower_uid;          /* owner of the lower tree */
+	uint64_t loader_dev, loader_ino; /* identity: the engine's own file */
+	uint32_t lower_fd, record_fd; /* identity: descriptors at the start, 0 for none */
 	uint64_t upper_dev, lower_dev;
 	uint32_t loader, state, work, changes, record, hostname, sockets, cwd, code; /* strings */
 	uint32_t strings_used;
@@ -233,6 +237,8 @@ struct call {
 /* NULL, or what is wrong. `partial`: only ids and working directory are needed, for a command that joins. */
 const char *plan_parse(struct plan *plan, const char *text, size_t n, bool partial);
 long plan_inspect(struct plan *plan, const char **what);
+/* Identity: the paths that are told relative to the keeper's directory become such as the guest's processes can use. */
+bool plan_anchor(struct plan *plan, int keeper);
 /* Maps the state file (made and sized when `make`), the record of changes. */
 long plan_map(struct core *k, const char *state, bool make);
 long plan_map_changes(struct core *k, bool make);
@@ -362,6 +368,9 @@ void owner_show(struct call *c, struct stat *st, const struct place *p, int fd);
 void owner_copy(struct call *c, const struct stat *from, const char *from_guest, const struct stat *to);
 long owner_load_record(struct core *k);
 void owner_forget_record(void);
+/* The entry of the record of changes for (device, inode); of the image's index. NULL: none, or the table is full. */
+struct owner *owner_change(struct core *k, uint64_t dev, uint64_t ino, bool make);
+struct owner *owner_of_image(struct core *k, uint64_t ino);
 bool privileged(const struct core *k); /* guest euid 0 with fake root */
 /* A file that the guest just made (at p, or behind fd) belongs to its fsuid and fsgid, or to its directory's group,
  * which is returned then; else -1. p may be NULL. */
@@ -399,6 +408,12 @@ extern const long table_size;
 
 long core_call(struct call *c);
 
+/* identity.c: the calls of a guest in its own namespaces, by a table of their own. */
+extern const struct entry identity_table[];
+extern const long identity_table_size;
+long identity_call(struct call *c);
+void identity_show(struct core *k, struct stat *st);
+
 /* Used across files. */
 long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct place *p); /* calls_names.c */
 long call_raw(struct call *c);
@@ -408,6 +423,8 @@ bool proc_is_magic(struct call *c, struct place *p);
 long proc_magic(struct call *c, struct place *p, bool last);
 long read_merged(struct call *c, int fd, struct place *dir, void *to, size_t n);
 #define NO_FD ((int)0x80000000)
+void stat_of_statx(struct stat *st, const struct statx *x); /* type, owner and names of it */
+void stat_to_statx(struct statx *x, const struct stat *st);
 
 /* exec.c. The ELF file is then w->a, found (or out->fd); its interpreter exists. */
 long find_program(struct call *c, int dfd, const void *path, long flags, struct program *out);

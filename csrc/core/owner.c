@@ -95,6 +95,22 @@ static struct changes *changes_of(struct core *k)
 	return k->changes;
 }
 
+struct owner *owner_change(struct core *k, uint64_t dev, uint64_t ino, bool make)
+{
+	if (!changes_of(k))
+		return NULL;
+	if (!make)
+		return probe(k->changes->owners, k->changes->slots, dev, ino);
+	k->plan->any_changes = 1;
+	owned_add(k, ino);
+	return claim(k->changes->owners, k->changes->slots, &k->changes->used, dev, ino);
+}
+
+struct owner *owner_of_image(struct core *k, uint64_t ino)
+{
+	return k->plan->lower_owners_used ? probe(k->plan->lower_owners, LOWER_OWNERS, 0, ino) : NULL;
+}
+
 struct owner *owner_find(struct core *k, uint64_t dev, uint64_t ino)
 {
 	struct owner *o = NULL;
@@ -157,9 +173,9 @@ static const struct record_head *record(struct core *k)
 
 	if (record_map)
 		return (const void *)record_map;
-	if (!*path)
+	if (!*path && !k->plan->record_fd)
 		return NULL;
-	fd = sys_open(path, O_RDONLY | O_CLOEXEC, 0);
+	fd = k->plan->record_fd ? (long)k->plan->record_fd : sys_open(path, O_RDONLY | O_CLOEXEC, 0);
 	if (fd < 0)
 		return NULL;
 	if (sys_fstat((int)fd, &st) || st.st_size < (long)sizeof *h)
@@ -257,7 +273,9 @@ long owner_load_record(struct core *k)
 	volatile uint64_t used = 0;
 
 	if (!h)
-		return *plan_text(k, k->plan->record) ? -EINVAL : 0;
+		return *plan_text(k, k->plan->record) || k->plan->record_fd ? -EINVAL : 0;
+	if (h->count > LOWER_OWNERS / 2 && k->plan->options & OPT_IDENTITY)
+		return 0;
 	note_directories(k, h);
 	if (h->count > LOWER_OWNERS / 2) {
 		k->plan->options |= OPT_RECORD_BY_PATH;
@@ -277,10 +295,11 @@ long owner_load_record(struct core *k)
 		path[n++] = '/';
 		memcpy(path + n, s, e->path_len);
 		path[n + e->path_len] = 0;
-		if (sys_fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW))
+		if (k->plan->lower_fd ? sys_fstatat((int)k->plan->lower_fd, path + n, &st, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)
+				      : sys_fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW))
 			continue; /* a layer may name what a later one removed */
 		owned_add(k, st.st_ino);
-		o = claim(k->plan->lower_owners, LOWER_OWNERS, &used, st.st_dev, st.st_ino);
+		o = claim(k->plan->lower_owners, LOWER_OWNERS, &used, k->plan->lower_fd ? 0 : st.st_dev, st.st_ino);
 		if (o)
 			from_entry(o, e);
 	}
@@ -353,6 +372,10 @@ void owner_show(struct call *c, struct stat *st, const struct place *p, int fd)
 	bool in_union;
 	uint64_t ino = st->st_ino;
 
+	if (plan->options & OPT_IDENTITY) {
+		identity_show(k, st);
+		return;
+	}
 	if (!(plan->options & OPT_OWNERS))
 		return;
 	o = describe(c, st, p, fd, &in_union, &space);

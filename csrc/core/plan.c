@@ -83,6 +83,7 @@ const char *plan_parse(struct plan *plan, const char *text, size_t n, bool parti
 	};
 	struct { const char *key; uint32_t *to; } numbers[] = {
 		{ "options", &plan->options }, { "uid", &plan->uid }, { "gid", &plan->gid },
+		{ "lower-fd", &plan->lower_fd }, { "record-fd", &plan->record_fd },
 	};
 	struct reader r = { .at = text, .end = text + n, .plan = plan, .used = 1 };
 
@@ -121,6 +122,24 @@ const char *plan_parse(struct plan *plan, const char *text, size_t n, bool parti
 	return NULL;
 }
 
+bool plan_anchor(struct plan *plan, int keeper)
+{
+	uint32_t *paths[] = { &plan->state, &plan->work, &plan->changes };
+
+	for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
+		const char *rest = plan->strings + *paths[i];
+		uint32_t at = plan->strings_used;
+
+		if (!*rest)
+			continue;
+		if (at + strlen(rest) + 40 > PLAN_STRINGS)
+			return false;
+		plan->strings_used += (uint32_t)fmt(plan->strings + at, PLAN_STRINGS - at, "/proc/%d/cwd%s", keeper, rest) + 1;
+		*paths[i] = at;
+	}
+	return true;
+}
+
 /* Looks at the trees once: whose they are, on which devices. 0 or -errno; *what is the path of the trouble. */
 long plan_inspect(struct plan *plan, const char **what)
 {
@@ -128,6 +147,14 @@ long plan_inspect(struct plan *plan, const char **what)
 	struct stat st;
 	long r;
 
+	if (plan->options & OPT_IDENTITY) {
+		*what = "/proc/self/exe";
+		r = sys_fstatat(AT_FDCWD, *what, &st, 0);
+		if (r)
+			return r;
+		plan->loader_dev = st.st_dev;
+		plan->loader_ino = st.st_ino;
+	}
 	*what = m->host_len ? plan->strings + m->host : "/";
 	r = sys_fstatat(AT_FDCWD, *what, &st, 0);
 	if (r)

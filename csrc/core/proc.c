@@ -103,7 +103,7 @@ static long other_exe(struct call *c, uint64_t pid, char *to)
 static long exe_path(struct call *c, struct place *p, uint64_t pid, char *to)
 {
 	struct core *k = c->core;
-	long r;
+	long r, n;
 
 	if ((long)pid == sys_getpid()) {
 		bool inside = !memcmp(k->exe, k->root, k->root_len);
@@ -113,6 +113,11 @@ static long exe_path(struct call *c, struct place *p, uint64_t pid, char *to)
 	if (r < 0)
 		return r;
 	to[r] = 0;
+	if (k->plan->options & OPT_IDENTITY) {
+		n = sys_readlinkat(AT_FDCWD, "/proc/self/exe", c->w->other, GUEST_MAX - 1);
+		c->w->other[MAX(n, 0)] = 0;
+		return str_eq(to, c->w->other) ? other_exe(c, pid, to) : r;
+	}
 	if (str_eq(to, plan_text(k, k->plan->loader)))
 		return other_exe(c, pid, to);
 	r = show_path(k, to, (size_t)r);

@@ -56,6 +56,7 @@ struct handover {
 	struct rlimit64 files; /* RLIMIT_NOFILE as the caller had it */
 	bool pid_namespace, shares_terminal;
 	struct join *join;
+	int loader; /* opened, or -1 */
 };
 NORETURN void payload_main(struct plan *plan, const struct handover *h);
 

@@ -1,5 +1,6 @@
 #include "guard/guard.h"
 #include "namespace/namespace.h"
+#include <linux/mount.h>
 #include <linux/prctl.h>
 #include <linux/signalfd.h>
 
@@ -9,6 +10,7 @@ enum { GROUP_WINDOW = 50000 };
 struct keeper {
 	struct plan *plan;
 	int socket, signals, proc; /* proc: the host's /proc, to find processes by, or -1 in a pid namespace */
+	int anchor;
 	int payload, watcher; /* watcher: the parent, without a pid namespace */
 	bool pid_namespace;
 	/* When a signal reached the keeper itself, and when one was passed on for the guard: a signal to the process group
@@ -235,15 +237,30 @@ static bool set_up(struct keeper *k, struct join *join, struct failure *f)
 		if (sys_setresgid(0, 0, 0) < 0 || sys_setresuid(0, 0, 0) < 0)
 			return fail(f, FAIL_UDK, "the mapped root cannot be assumed");
 	}
+	if (p->anchor) {
+		/* a mount of its own: no way leads up from it */
+		long r = sys_open_tree(AT_FDCWD, p->anchor, OPEN_TREE_CLONE | O_CLOEXEC);
+		if (r < 0)
+			return fail(f, FAIL_ENGINE, "%s cannot be mounted: %s", p->anchor, errno_text(r));
+		k->anchor = (int)r;
+	}
 	if (p->clone_flags & CLONE_NEWNS && !ns_setup(p, f))
 		return false;
 	return !p->join || (ns_join_open(p, join, f) && ns_join_keeper(join, f));
 }
 
+/* /proc lets a process into another one's directory that has no capability more. */
+static void keep_capabilities(uint64_t kept)
+{
+	uint32_t header[2] = { 0x20080522, 0 }, data[6] = { (uint32_t)kept, (uint32_t)kept, 0, (uint32_t)(kept >> 32), (uint32_t)(kept >> 32), 0 };
+
+	sys_capset(header, data);
+}
+
 void keeper_main(struct plan *plan, int socket)
 {
-	struct keeper k = { .plan = plan, .socket = socket, .proc = -1, .pid_namespace = plan->clone_flags & CLONE_NEWPID };
-	struct handover h = { .socket = socket, .tty = -1, .pid_namespace = k.pid_namespace,
+	struct keeper k = { .plan = plan, .socket = socket, .proc = -1, .anchor = -1, .pid_namespace = plan->clone_flags & CLONE_NEWPID };
+	struct handover h = { .socket = socket, .tty = -1, .loader = -1, .pid_namespace = k.pid_namespace,
 			      .shares_terminal = !plan->tty && has_terminal() };
 	struct join join;
 	struct failure f = { .class = FAIL_UDK };
@@ -261,7 +278,9 @@ void keeper_main(struct plan *plan, int socket)
 	struct rlimit64 most = { h.files.rlim_max, h.files.rlim_max };
 	sys_prlimit(0, RLIMIT_NOFILE, &most, NULL);
 	h.umask = (unsigned)sys_umask(0);
-	if (!set_up(&k, &join, &f))
+	if (plan->loader && (h.loader = (int)sys_open(plan->loader, O_PATH | O_CLOEXEC, 0)) < 0)
+		fail(&f, FAIL_ENGINE, "%s: %s", plan->loader, errno_text(h.loader));
+	if ((plan->loader && h.loader < 0) || !set_up(&k, &join, &f))
 		give_up(&k, &f);
 	if (plan->dry)
 		sys_exit(0);
@@ -277,6 +296,17 @@ void keeper_main(struct plan *plan, int socket)
 		fail(&f, FAIL_UDK, "signalfd: %s", errno_text(k.signals));
 		give_up(&k, &f);
 	}
+	if (k.anchor >= 0) {
+		sys_fchdir(k.anchor);
+		/* Who is in a Landlock domain sees only who is in it, too. */
+		if (plan->landlock) {
+			if (!confine(plan, h.tty, &f))
+				give_up(&k, &f);
+			plan->landlock = 0;
+			plan->confine &= CONFINE_FDS;
+		}
+		keep_capabilities(plan->keep_caps);
+	}
 	message_send(socket, MSG_STARTING, (int)sys_getpid(), NULL, 0, -1);
 	/* vfork semantics: when this returns here, the payload's exec has happened or has failed and said so. */
 	k.payload = (int)sys_clone_flags(CLONE_VFORK | SIGCHLD);
@@ -286,6 +316,8 @@ void keeper_main(struct plan *plan, int socket)
 		fail(&f, FAIL_UDK, "the payload cannot be started: %s", errno_text(k.payload));
 		give_up(&k, &f);
 	}
+	if (k.anchor >= 0)
+		keep_capabilities(0);
 	message_send(socket, MSG_STARTED, k.payload, NULL, 0, -1);
 	/* The terminal's slave stays open: a payload that closes it and lives on is not the end of the terminal. */
 	close_all_but((const int[]){ k.signals, socket, k.proc, h.tty }, 4);

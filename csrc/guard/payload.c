@@ -1,6 +1,7 @@
 #include "guard/guard.h"
 #include "namespace/namespace.h"
 #include <linux/capability.h>
+#include <linux/elf.h>
 #include <linux/prctl.h>
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -36,11 +37,61 @@ static bool no_interpreter(const char *path, struct failure *f)
 		    "another C library or architecture", path);
 }
 
+/* What execve of a path would say, as far as it is known beforehand. */
+static long would_run(const char *path)
+{
+	union {
+		char text[4096];
+		Elf64_Ehdr elf;
+	} head;
+	struct stat st;
+	long r = sys_fstatat(AT_FDCWD, path, &st, 0);
+	char *end;
+
+	if (r >= 0 && (st.st_mode & S_IFMT) != S_IFREG)
+		return -EACCES;
+	if (r >= 0)
+		r = sys_faccessat(AT_FDCWD, path, X_OK);
+	if (r >= 0)
+		r = read_file(AT_FDCWD, path, head.text, sizeof head);
+	if (r < 0)
+		return r;
+	if (r > 3 && head.text[0] == '#' && head.text[1] == '!') {
+		char *name = head.text + 2;
+		while (*name == ' ' || *name == '\t')
+			name++;
+		for (end = name; *end && *end != ' ' && *end != '\t' && *end != '\n';)
+			end++;
+		*end = 0;
+		return *name ? sys_fstatat(AT_FDCWD, name, &st, 0) : -ENOEXEC;
+	}
+	if (r < (long)sizeof head.elf || memcmp(head.text, "\177ELF", 4))
+		return -ENOEXEC;
+	if (head.text[EI_CLASS] != ELFCLASS64 || head.elf.e_phentsize != sizeof(Elf64_Phdr))
+		return 0;
+	for (size_t i = 0; i < head.elf.e_phnum; i++) {
+		size_t at = head.elf.e_phoff + i * sizeof(Elf64_Phdr);
+		Elf64_Phdr ph;
+		if (at + sizeof ph > (size_t)r)
+			break;
+		memcpy(&ph, head.text + at, sizeof ph);
+		if (ph.p_type == PT_INTERP && ph.p_filesz && ph.p_offset + ph.p_filesz <= (size_t)r &&
+		    !head.text[ph.p_offset + ph.p_filesz - 1])
+			return sys_fstatat(AT_FDCWD, head.text + ph.p_offset, &st, 0);
+	}
+	return 0;
+}
+
 /* Executes path; on return f says why not. ENOENT of the file itself is left to the caller: true means "go on looking". */
-static bool attempt(const char *path, struct plan *p, bool *denied, struct failure *f)
+static bool attempt(const char *path, struct plan *p, int loader, bool *denied, struct failure *f)
 {
 	struct stat st;
-	long r = sys_execve(path, p->argv, p->env);
+	long r = loader < 0 ? sys_execve(path, p->argv, p->env) : would_run(path);
+
+	if (!r) { /* the loader finds it as we did */
+		r = sys_execveat(loader, "", p->argv, p->env, AT_EMPTY_PATH);
+		return fail(f, FAIL_ENGINE, "%s: %s", p->loader, errno_text(r));
+	}
 
 	switch (-r) {
 	case ENOENT:
@@ -65,15 +116,15 @@ static bool attempt(const char *path, struct plan *p, bool *denied, struct failu
 	}
 }
 
-static void execute(struct plan *p, struct failure *f)
+static void execute(struct plan *p, int loader, struct failure *f)
 {
-	const char *name = p->argv[0];
+	const char *name = p->argv[p->loader_words];
 	const char *path = env_get(p->env, "PATH");
 	bool denied = false;
 	char full[PATH_SIZE];
 
 	if (p->program) {
-		if (!attempt(p->program, p, &denied, f))
+		if (!attempt(p->program, p, -1, &denied, f))
 			return;
 		fail(f, FAIL_ENGINE, "%s: cannot be executed", p->program);
 		return;
@@ -84,7 +135,7 @@ static void execute(struct plan *p, struct failure *f)
 	}
 	if (str_chr(name, '/')) {
 		struct stat st;
-		if (!attempt(name, p, &denied, f))
+		if (!attempt(name, p, loader, &denied, f))
 			return;
 		if (!denied)
 			fail(f, FAIL_NOT_FOUND, "exec: \"%s\": no such file or directory in the image", name);
@@ -102,7 +153,7 @@ static void execute(struct plan *p, struct failure *f)
 			n++;
 		/* an empty entry is the working directory, as in every shell */
 		if (fmt(full, sizeof full, "%.*s%s%s", (int)n, path, n ? "/" : "", name) < sizeof full &&
-		    !attempt(full, p, &denied, f))
+		    !attempt(full, p, loader, &denied, f))
 			return;
 		if (!path[n])
 			break;
@@ -219,6 +270,6 @@ void payload_main(struct plan *p, const struct handover *h)
 	if (!confine_descriptors(p, &f))
 		give_up(h, &f);
 	sys_sigprocmask(SIG_SETMASK, &p->signals, NULL);
-	execute(p, &f);
+	execute(p, h->loader, &f);
 	give_up(h, &f);
 }

@@ -7,7 +7,7 @@ enum field {
 	F_ARG, F_ENV, F_PROGRAM, F_CWD, F_NULL_STDIN, F_TTY, F_LIMIT, F_SIGMASK, F_DEFAULTS, F_NEW_PRIVILEGES, F_IDS,
 	F_GROUP, F_KEEP_CAPS, F_COOKIE, F_TIMEOUT, F_STOP_SIGNAL, F_STATS, F_REMOVE, F_UNLINK, F_FALLBACK,
 	F_CLONE, F_MAP_UID, F_MAP_GID, F_MAP_TOOLS, F_LOWER, F_UPPER, F_PLAIN, F_HOSTNAME, F_LOOPBACK, F_DRY, F_JOIN, F_STAGE,
-	F_OVER, F_CONFINE, F_KEEP_FD, F_LANDLOCK, F_LANDLOCK_PATH, F_GATE, F_THROUGH,
+	F_OVER, F_LOADER, F_ANCHOR, F_XINO, F_CONFINE, F_KEEP_FD, F_LANDLOCK, F_LANDLOCK_PATH, F_GATE, F_THROUGH,
 	F_OP,
 };
 
@@ -48,6 +48,9 @@ static const struct {
 	{ "join", F_JOIN, 1, 0 },
 	{ "stage", F_STAGE, 1, 0 },
 	{ "over", F_OVER, 2, 0 },
+	{ "loader", F_LOADER, 2, 0 },
+	{ "anchor", F_ANCHOR, 1, 0 },
+	{ "xino", F_XINO, 0, 0 },
 	{ "gate", F_GATE, 2, 0 },
 	{ "through", F_THROUGH, 1, 0 },
 	{ "confine", F_CONFINE, 1, 0 },
@@ -177,6 +180,12 @@ static bool take(struct plan *p, enum field field, char **a)
 		p->over_source = a[0];
 		p->over_target = a[1];
 		return a[0][0] == '/' && a[1][0] == '/';
+	case F_LOADER:
+		p->loader = a[0];
+		p->loader_words = number(a[1], 10, 8, &v) ? v : 0;
+		return a[0][0] == '/' && p->loader_words;
+	case F_ANCHOR: p->anchor = a[0]; return a[0][0] == '/';
+	case F_XINO: p->xino = true; return true;
 	case F_GATE:
 		p->gate = a[0];
 		p->gate_log = a[1];
@@ -252,7 +261,7 @@ const char *plan_read(int fd, struct plan *p)
 		}
 		i += 1U + words[k].arity;
 	}
-	if (!p->n_argv && !p->dry)
+	if (p->n_argv <= p->loader_words && !p->dry)
 		return "the plan has no command";
 	return NULL;
 }

@@ -61,6 +61,9 @@ struct plan {
 	char **argv, **env;
 	const char *program; /* host path to execute instead of looking argv[0] up in the guest's PATH, or NULL */
 	const char *cwd;
+	const char *loader;    /* host path of the program that starts the payload, whose argv begins after loader_words */
+	size_t loader_words;
+	const char *anchor;    /* directory that is the keeper's, and so reachable by processes of the container, or NULL */
 	bool null_stdin, tty;
 	struct {
 		int what;
@@ -100,7 +103,7 @@ struct plan {
 	const char *upper, *work; /* NULL: memory */
 	bool volatile_upper, plain_root; /* plain: upper is the whole root */
 	const char *hostname;
-	bool loopback, dry;
+	bool loopback, dry, xino; /* xino: inodes of the lower layer are marked, see core/identity.c */
 	int join; /* pid whose namespaces are entered, or 0 */
 	/* For another runtime that is to run on a root made here: the root is put at stage, a directory of the host, and the
 	 * host's root is kept; over_source is bound to over_target there, when both exist. NULL: none. */

@@ -70,11 +70,11 @@ static bool overlay_failure(const struct plan *plan, long r, struct failure *f)
 
 /* Every directory is named through /proc/self/fd: no ':' or ',' of a path is read as syntax, and no path is too long
  * for the one page that mount options may take. */
-static long mount_overlay(const int *lower, size_t n, int upper, int work, int target, bool no_flush)
+static long mount_overlay(const int *lower, size_t n, int upper, int work, int target, bool no_flush, bool xino)
 {
 	char options[4096];
-	size_t at = fmt(options, sizeof options, "userxattr,index=off%s,upperdir=%s,workdir=%s,lowerdir=", no_flush ? ",volatile" : "",
-			fd_path(upper).text, fd_path(work).text);
+	size_t at = fmt(options, sizeof options, "userxattr,index=off%s%s,upperdir=%s,workdir=%s,lowerdir=", no_flush ? ",volatile" : "",
+			xino ? ",xino=on" : "",			fd_path(upper).text, fd_path(work).text);
 
 	for (size_t i = 0; i < n && at < sizeof options; i++)
 		at += fmt(options + at, sizeof options - at, "%s%s", i ? ":" : "", fd_path(lower[i]).text);
@@ -126,9 +126,9 @@ static bool make_root(const struct plan *plan, struct root *root, struct failure
 	} else {
 		if (upper < 0 && (!make_dir(root->staging, "upper", 0755, &upper, f) || !make_dir(root->staging, "work", 0755, &work, f)))
 			return false;
-		r = mount_overlay(lower, plan->n_lower, upper, work, mountpoint, plan->volatile_upper);
+		r = mount_overlay(lower, plan->n_lower, upper, work, mountpoint, plan->volatile_upper, plan->xino);
 		if (r == -EINVAL && plan->volatile_upper) /* volatile came with Linux 5.10 */
-			r = mount_overlay(lower, plan->n_lower, upper, work, mountpoint, false);
+			r = mount_overlay(lower, plan->n_lower, upper, work, mountpoint, false, plan->xino);
 		if (r < 0)
 			return overlay_failure(plan, r, f);
 	}

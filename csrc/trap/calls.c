@@ -31,6 +31,8 @@ static long call_prctl(struct call *c)
 	case PR_SET_MM:
 		return -EPERM;
 	}
+	if (c->core->plan->options & OPT_IDENTITY && (c->a[0] == PR_CAPBSET_DROP || c->a[0] == PR_SET_SECUREBITS || c->a[0] == PR_CAP_AMBIENT))
+		return 0; /* what is really given up would be missed: see id_capset */
 	r = call_raw(c);
 	if (r == -EPERM && privileged(c->core) && (c->a[0] == PR_CAPBSET_DROP || c->a[0] == PR_SET_SECUREBITS || c->a[0] == PR_CAP_AMBIENT))
 		return 0;
@@ -120,6 +122,8 @@ const struct entry *trap_entry_of(long nr)
 
 	if (nr >= 0 && nr < (long)ARRAY_LEN(front) && (front[nr].handler || front[nr].act))
 		return &front[nr];
+	if (self.core.plan->options & OPT_IDENTITY)
+		return nr >= 0 && nr < identity_table_size && (identity_table[nr].handler || identity_table[nr].act) ? &identity_table[nr] : &allow;
 	if (nr >= 0 && nr < table_size)
 		return table[nr].handler || table[nr].act ? &table[nr] : &allow;
 	return &gone;

@@ -129,12 +129,27 @@ static void special(long nr)
 	}
 }
 
+/* Calls that concern nothing but what is noted of descriptors, which only a translation of paths does. */
+static bool keeps_notes(long nr)
+{
+	static const long all[] = { __NR_clone, __NR_fchdir, __NR_dup, __NR_dup3, __NR_fcntl, 436 /* close_range */, 438,
+#ifdef __NR_dup2
+				    __NR_dup2,
+#endif
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(all); i++)
+		if (all[i] == nr)
+			return true;
+	return false;
+}
+
 static struct run classify(const struct plan *plan, long nr)
 {
 	const struct entry *e = trap_entry_of(nr);
 	struct run r = { (int)nr, W_ALLOW, 0 };
 
-	if (e->need && !(plan->options & e->need))
+	if ((e->need && !(plan->options & e->need)) || (plan->options & OPT_IDENTITY && keeps_notes(nr)))
 		return r;
 	switch (e->act) {
 	case TRAP: r.what = W_TRAP; break;
@@ -185,11 +200,11 @@ void filter_build(const struct plan *plan)
 	}
 	LOAD(4); /* architecture: int 0x80 and other personalities get an error, never a pass */
 	JEQ(ARCH, 1, 0);
-	RET(ERRNO(ENOSYS));
+	RET(plan->options & OPT_IDENTITY ? SECCOMP_RET_ALLOW : ERRNO(ENOSYS));
 	LOAD(0);
 #if defined(__x86_64__)
 	emit(BPF_JMP | BPF_JGE | BPF_K, X32_BIT, 0, 1);
-	RET(ERRNO(ENOSYS));
+	RET(plan->options & OPT_IDENTITY ? SECCOMP_RET_ALLOW : ERRNO(ENOSYS));
 #endif
 	tree(0, made.n_runs);
 	made.trap = made.n;

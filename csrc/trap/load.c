@@ -271,6 +271,22 @@ static NORETURN void jump_to(unsigned long *stack, unsigned long at)
 	__builtin_unreachable();
 }
 
+/* Identity, in namespaces that the guest made inside its own: the state cannot be reached from there, and the ids that
+ * the kernel tells are the ones that count. */
+static void go_without(struct core *k)
+{
+	long r = (long)sys_mmap((void *)PLAN_AT, sizeof(struct plan), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+
+	if (is_error(r))
+		die("no memory", "", r);
+	k->plan = (struct plan *)PLAN_AT;
+	k->plan->options = OPT_IDENTITY | OPT_PATCH | OPT_FAST_RETURN | OPT_SIGNALS;
+	k->plan->n_mounts = 1;
+	k->plan->generation = 1;
+	k->plan->loader = 1;
+	str_copy(k->plan->strings + 1, "/proc/self/exe", 16);
+}
+
 NORETURN void load(unsigned long *stack)
 {
 	char **prefix = (char **)(stack + 1), **argv = prefix + PREFIX, **envp;
@@ -286,8 +302,10 @@ NORETURN void load(unsigned long *stack)
 	auxv = (unsigned long *)(envp + 1);
 	envp = argv + argc + 1;
 	r = plan_map(k, prefix[1], false);
-	if (r)
+	if (r && *prefix[1] && !str_starts(prefix[1], "/proc/"))
 		die("cannot map the container's state", prefix[1], r);
+	if (r)
+		go_without(k);
 	str_copy(k->exe, exe, sizeof k->exe);
 	parse_ids(prefix[5], &k->ids);
 	k->root_len = (uint16_t)str_copy(k->root, prefix[6], sizeof k->root);
@@ -308,7 +326,8 @@ NORETURN void load(unsigned long *stack)
 		self.patch = false; /* our own calls would stop there */
 	own_memory_init();
 	if (!self.eager && !self.traced && !(self.ignored & 8)) /* a tracer is not asked for each dup */
-		notes_start();
+		if (!(self.core.plan->options & OPT_IDENTITY))
+			notes_start();
 	signals_start();
 	filter_start();
 	if (nested)

@@ -62,6 +62,8 @@ static void make_plan(void)
 			fail(r == -EXDEV ? "inside a container of the trap engine, this lies in both layers of it; give it a volume:"
 					 : "inside a container of the trap engine:", what, r);
 	}
+	if (plan.options & OPT_IDENTITY && !plan_anchor(&plan, (int)sys_getppid()))
+		fail("the plan's description", "is too long", 0);
 	r = plan_inspect(&plan, &what);
 	if (r)
 		fail("the root directory", what, r);
@@ -77,6 +79,9 @@ static void make_plan(void)
 	r = owner_load_record(&self.core);
 	if (r)
 		fail("the image's record", plan.strings + plan.record, r);
+	if (plan.lower_fd)
+		sys_close((int)plan.lower_fd);
+	self.core.plan->lower_fd = self.core.plan->record_fd = 0;
 	c.w = slot_take();
 	r = plan_place_mounts(&c, &what);
 	if (r)
@@ -144,7 +149,8 @@ static long intercept(struct plan *p, bool joins, const char **what)
 	filter_build(p);
 	*what = "the system-call filter";
 	if (!(p->options & OPT_PTRACE)) {
-		notes_start();
+		if (!(self.core.plan->options & OPT_IDENTITY))
+			notes_start();
 		return filter_install();
 	}
 	*what = "ptrace";

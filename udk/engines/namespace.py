@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from udk.engines import identity
 from udk.engines.base import Engine, Launch
 from udk.engines.plan import (
     CLONE_NEWIPC,
@@ -102,7 +103,10 @@ class NamespaceEngine(Engine):
         if spec.root.readonly:
             plan.append(("readonly",))
         plan += [("cwd", spec.cwd), *_confined(spec)]
-        return Launch(list(spec.argv), dict(spec.env), subreaper=spec.pid != "private", plan=tuple(plan))
+        launch = Launch(list(spec.argv), dict(spec.env), subreaper=spec.pid != "private", plan=tuple(plan))
+        if identity.wanted(spec):
+            return identity.add(spec, launch)
+        return launch
 
     def join(self, spec: RunSpec, pid: int) -> Launch:
         first = _container_process(pid)
@@ -110,7 +114,11 @@ class NamespaceEngine(Engine):
         if spec.identity.subids:
             plan += _ids(spec)
         plan += _confined(spec)
-        return Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
+        launch = Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
+        return identity.join(spec, launch, 1 if spec.pid == "private" else first)
+
+    def cleanup(self, spec: RunSpec) -> None:
+        identity.cleanup(spec)
 
 
 def _clone(flags: int) -> tuple[str, ...]:

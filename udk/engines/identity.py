@@ -1,0 +1,135 @@
+"""Fake root in the engines with namespaces, with one mapped id: the trap engine's program without its paths.
+
+All files of a container are the caller's, whom the kernel shows as root; ``chown``, ``setgroups`` and what
+builds on them (apt, useradd, su) would fail. ``udk-trap`` answers the calls that concern identity from the
+image's record and the container's record of changes, so that owners are the same under every engine.
+``docs/adr/identity-layer.md`` tells how; ``UDK_IDENTITY=0`` switches it off.
+"""
+
+from __future__ import annotations
+
+import os
+
+from udk.engines.base import Launch
+from udk.errors import UdkError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from udk.runtime.spec import RunSpec
+
+# csrc/core/core.h: enum plan_options, enum mount_flags
+_PATCH, _FAST_RETURN, _FAKE_ROOT, _OWNERS, _IDENTITY, _XINO = 1, 2, 4, 8, 1 << 16, 1 << 17
+_MOUNT_PROC = 8
+_LINK = "trap"  # as the trap engine's: a link beside the upper, to the directory of the run's state
+
+
+def wanted(spec: RunSpec) -> bool:
+    """Whether the run gets the layer: guest root with one mapped id, on an image with a private layer."""
+    root = spec.root
+    return (
+        spec.identity.fake_root
+        and not (spec.identity.uid or spec.identity.gid or spec.identity.subids)
+        and len(root.lower) == 1
+        and bool(root.upper)
+        and os.path.dirname(root.changes) == os.path.dirname(root.upper)
+        and any(m.kind == "proc" and m.target.rstrip("/") == "/proc" for m in spec.mounts)
+        and os.environ.get("UDK_IDENTITY", "") != "0"
+        and _works()
+    )
+
+
+def _works() -> bool:
+    from udk.engines.select import probe
+    from udk.engines.trap import TrapEngine
+
+    return not probe(TrapEngine())
+
+
+def add(spec: RunSpec, launch: Launch) -> Launch:
+    """The launch with the layer in it. Raises UdkError, OSError."""
+    from udk.engines.plan import to_descriptor
+    from udk.engines.trap import LOADER, _encode, _loader, _state_directory
+
+    root = spec.root
+    layer = os.path.realpath(os.path.dirname(root.upper))
+    home = _state_directory(spec)
+    try:
+        lower = os.open(root.lower[0], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        fds = [lower]
+        words = ["lower-fd", str(lower)]
+        record = root.records[0] if root.records else ""
+        if record:
+            fds.append(os.open(record, os.O_RDONLY | os.O_CLOEXEC))
+            words += ["record-fd", str(fds[-1])]
+        xino = os.fstat(lower).st_dev != os.stat(root.upper).st_dev
+        words += ["options", str(_options(spec) | (_XINO if xino else 0))]
+        words += ["mount", "0", "", "", "", "mount", str(_MOUNT_PROC), "/proc", "/proc", ""]
+        words += ["loader", "/proc/self/exe", "state", f"/{os.path.basename(home)}/state"]
+        words += ["work", "/upper", "changes", f"/{os.path.basename(root.changes)}", *_who(spec)]
+        fds.append(to_descriptor(_encode(words)))
+        plan = [*launch.plan, ("loader", _loader(home), "3"), ("anchor", layer), ("remove", home)]
+    except (OSError, UdkError):
+        from udk.engines.guard import remove
+
+        remove([home])
+        raise
+    if xino:
+        plan.append(("xino",))
+    if spec.confine:
+        plan += [("keep-fd", str(fd)) for fd in fds]
+    return Launch(
+        [LOADER, "run", str(fds[-1]), *launch.argv],
+        launch.env,
+        fds=(*launch.fds, *fds),
+        subreaper=launch.subreaper,
+        plan=tuple(plan),
+        limits=launch.limits,
+    )
+
+
+def join(spec: RunSpec, launch: Launch, keeper: int) -> Launch:
+    """The launch of a further command in a container, with the layer if the container has it. ``keeper`` is
+    the process id of the keeper as the container's processes know it."""
+    from udk.engines.plan import to_descriptor
+    from udk.engines.trap import LOADER, _encode
+
+    try:
+        home = os.readlink(f"{os.path.dirname(spec.root.upper)}/{_LINK}")
+    except OSError:
+        return launch
+    if spec.confine:  # in a Landlock domain of its own: the state cannot be reached from there
+        return launch
+    if not os.path.exists(f"{home}/state"):
+        return launch
+    fd = to_descriptor(_encode(_who(spec)))
+    copy = f"{home}/udk-trap"
+    loader = copy if os.path.exists(copy) else os.path.realpath(LOADER)
+    plan = [*launch.plan, ("loader", loader, "4")]
+    state = f"/proc/{keeper}/cwd/{os.path.basename(home)}/state"
+    return Launch(
+        [LOADER, "join", state, str(fd), *launch.argv], launch.env, fds=(*launch.fds, fd), plan=tuple(plan)
+    )
+
+
+def _options(spec: RunSpec) -> int:
+    options = _OWNERS | _IDENTITY | _FAKE_ROOT
+    if os.environ.get("UDK_TRAP_PATCH") != "0":
+        options |= _PATCH
+    if os.environ.get("UDK_TRAP_FAST_RETURN") != "0":
+        options |= _FAST_RETURN
+    return options
+
+
+def _who(spec: RunSpec) -> list[str]:
+    identity = spec.identity
+    words = ["uid", str(identity.uid), "gid", str(identity.gid), "cwd", spec.cwd]
+    for group in identity.groups:
+        words += ["group", str(group)]
+    return words
+
+
+def cleanup(spec: RunSpec) -> None:
+    """Removes the state of a run. Idempotent."""
+    from udk.engines.trap import TrapEngine
+
+    TrapEngine().cleanup(spec)
