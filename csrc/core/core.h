@@ -207,17 +207,17 @@ struct program {
 };
 
 struct work { /* one call's memory: too large for a guest's signal stack */
-	char path[GUEST_MAX];
+	int n_fds, fds[4]; /* to be closed when the call ends */
+	struct ids ids;    /* of the program to come */
+	char key[CACHE_TEXT];
+	char path[GUEST_MAX]; /* what most calls touch is together */
+	struct place a;
 	char rest[2 * GUEST_MAX];
 	char link[GUEST_MAX];
-	char key[CACHE_TEXT];
 	char text[HOST_MAX];
 	char other[HOST_MAX];
-	struct place a, b, c;
+	struct place b, c;
 	struct program program;
-	struct ids ids; /* of the program to come */
-	int fds[4]; /* to be closed when the call ends */
-	int n_fds;
 };
 
 struct call {

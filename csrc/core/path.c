@@ -347,9 +347,10 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 			p->kind = IN_MERGED;
 		return 0;
 	}
-	if (!(k->plan->mounts[p->mount].flags & MOUNT_CACHE))
+	if (k->plan->mounts[p->mount].flags & MOUNT_CACHE)
+		bloom_add(k, name, n);
+	else
 		w->keep = false;
-	bloom_add(k, name, n);
 	if (last && !follow_it)
 		return 1;
 	if (!last && !k->root_len && !c->how && !judged(k) && k->plan->mounts[p->mount].flags & MOUNT_CACHE &&

@@ -22,16 +22,21 @@
 
 struct image {
 	int fd;
-	char head[3072]; /* with the program headers, almost always */
+	char head[1024]; /* with the program headers, almost always */
 	Elf64_Ehdr e;
 	Elf64_Phdr ph[MAX_PHDRS];
 	unsigned long bias, low, high; /* high: end of memory, before rounding */
 	unsigned long text[2], data[2];
 };
 
-static struct image program, interpreter; /* too large for a small stack */
-
-
+/* Too large for a small stack; there are no calls yet that would want the memory. */
+struct images {
+	struct image program, interpreter;
+};
+#define IMAGES ((struct images *)(void *)self.slots[0].rest)
+#define program (IMAGES->program)
+#define interpreter (IMAGES->interpreter)
+_Static_assert(sizeof(struct images) <= sizeof self.slots[0].rest, "they are kept there");
 
 NORETURN void die(const char *what, const char *name, long error)
 {
@@ -50,7 +55,7 @@ static void open_image(struct image *m, const char *path)
 	memcpy(&m->e, m->head, sizeof m->e);
 	if (r < (long)sizeof m->e || m->e.e_phnum > MAX_PHDRS || m->e.e_phentsize != sizeof m->ph[0])
 		die("cannot load", path, -ENOEXEC);
-	if (m->e.e_phoff <= sizeof m->head - sizeof m->ph && m->e.e_phoff + m->e.e_phnum * sizeof m->ph[0] <= (unsigned long)r) {
+	if (m->e.e_phoff <= sizeof m->head && m->e.e_phoff + m->e.e_phnum * sizeof m->ph[0] <= (unsigned long)r) {
 		memcpy(m->ph, m->head + m->e.e_phoff, m->e.e_phnum * sizeof m->ph[0]);
 		return;
 	}
@@ -81,13 +86,13 @@ static long map_file(const struct image *m, unsigned long at, size_t n, int prot
 	return is_error(r) ? r : sys_mprotect((void *)at, n, prot);
 }
 
-static long map_segment(const struct image *m, const Elf64_Phdr *p)
+static long map_segment(const struct image *m, const Elf64_Phdr *p, bool mapped)
 {
 	unsigned long start = m->bias + p->p_vaddr, from = DOWN(start), file_end = start + p->p_filesz, end = start + p->p_memsz;
 	int prot = protection(p->p_flags);
 	long r;
 
-	if (p->p_filesz) {
+	if (p->p_filesz && !mapped) {
 		r = map_file(m, from, UP(file_end) - from, prot, p->p_offset - (start - from));
 		if (is_error(r))
 			return r;
@@ -110,10 +115,36 @@ static long map_segment(const struct image *m, const Elf64_Phdr *p)
 	return 0;
 }
 
+/* May the first segment be mapped as long as all of them, and the others over it? Not where that would show between
+ * two, or the file cannot be mapped like that. */
+static bool without_gaps(const struct image *m, const Elf64_Phdr **first)
+{
+	const Elf64_Phdr *last = NULL;
+
+	*first = NULL;
+	for (int i = 0; i < m->e.e_phnum; i++) {
+		const Elf64_Phdr *p = &m->ph[i];
+
+		if (p->p_type != PT_LOAD)
+			continue;
+		if (!last && (p->p_flags & PF_X || !p->p_filesz || DOWN(p->p_vaddr) != m->low))
+			return false;
+		if (last && DOWN(p->p_vaddr) != UP(last->p_vaddr + last->p_memsz))
+			return false;
+		if (!last)
+			*first = p;
+		last = p;
+	}
+	return last;
+}
+
 /* Reserves the whole extent at `hint` (0: anywhere), then maps the segments into it. */
 static long map_image(struct image *m, unsigned long hint)
 {
 	unsigned long align = PAGE, span;
+	int prot = PROT_NONE, how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, fd = -1;
+	const Elf64_Phdr *first;
+	uint64_t offset = 0;
 	long r;
 
 	m->low = ~0UL;
@@ -130,8 +161,16 @@ static long map_image(struct image *m, unsigned long hint)
 	if (m->low >= m->high)
 		return -ENOEXEC;
 	span = UP(m->high) - m->low;
+	if (align == PAGE && without_gaps(m, &first)) {
+		prot = protection(first->p_flags);
+		how = MAP_PRIVATE;
+		fd = m->fd;
+		offset = first->p_offset - (first->p_vaddr - m->low);
+	} else {
+		first = NULL;
+	}
 	if (m->e.e_type == ET_EXEC) {
-		r = (long)sys_mmap((void *)m->low, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE_, -1, 0);
+		r = (long)sys_mmap((void *)m->low, span, prot, how | MAP_FIXED_NOREPLACE_, fd, (int64_t)offset);
 		if (is_error(r))
 			return r == -EEXIST ? -ENOMEM : r;
 		if ((unsigned long)r != m->low) { /* a kernel that does not know the flag, and the place is taken */
@@ -142,7 +181,7 @@ static long map_image(struct image *m, unsigned long hint)
 	} else {
 		unsigned long at;
 
-		r = (long)sys_mmap((void *)(hint & ~(align - 1)), span + align - PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		r = (long)sys_mmap((void *)(hint & ~(align - 1)), span + align - PAGE, prot, how, fd, (int64_t)offset);
 		if (is_error(r))
 			return r;
 		at = ((unsigned long)r + align - 1) & ~(align - 1);
@@ -158,7 +197,7 @@ static long map_image(struct image *m, unsigned long hint)
 
 		if (p->p_type != PT_LOAD || !p->p_memsz)
 			continue;
-		r = map_segment(m, p);
+		r = map_segment(m, p, p == first);
 		if (r)
 			return r;
 		if (p->p_flags & PF_X && self.eager) {
@@ -301,6 +340,7 @@ NORETURN void load(unsigned long *stack)
 		envp++;
 	auxv = (unsigned long *)(envp + 1);
 	envp = argv + argc + 1;
+	touch_memory();
 	r = plan_map(k, prefix[1], false);
 	if (r && *prefix[1] && !str_starts(prefix[1], "/proc/"))
 		die("cannot map the container's state", prefix[1], r);
@@ -378,7 +418,7 @@ NORETURN void load(unsigned long *stack)
 		    !fixed && random ? (random[0] >> 9 & 0x1fff) * PAGE : 0);
 	name_thread(argc && k->exe[0] ? k->exe : "?");
 #if defined(__x86_64__)
-	if (stop_before_entry)
+	if (self.stop_before_entry)
 		__asm__ volatile("int3");
 #endif
 	if (self.every)

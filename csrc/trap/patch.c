@@ -1,9 +1,8 @@
 /* Rewriting hot call sites.
  *
  * Compilers emit `mov $number, %eax; syscall` for most calls, and some with the number a little earlier and another
- * register's `mov $constant` last. Only the five bytes of that mov are replaced, by a jump
- * to a trampoline within reach; the syscall instruction stays, so that threads inside it, and jumps to it, are
- * undisturbed. Where the five bytes are in one aligned word they are written by one store. Elsewhere other threads
+ * register's `mov $constant` last. Only the five bytes of that mov are replaced, by a jump to a trampoline within
+ * reach; the syscall instruction stays, so that threads inside it, and jumps to it, are undisturbed. Where the five bytes are in one aligned word they are written by one store. Elsewhere other threads
  * are first made to wait at the site, in a jump to itself; a barrier sees to it that none has fetched the rest. A site
  * is touched after it trapped a few times, because that costs a private copy of the page.
  */
@@ -13,9 +12,7 @@
 #define REACH 0x70000000L
 #define ARENA 16384
 #define TRAMPOLINE 32
-#define SITES 512
 
-static struct { volatile unsigned long pc; volatile unsigned n; } sites[SITES];
 static struct { char *volatile at; volatile unsigned used; } arena;
 
 #if defined(__x86_64__)
@@ -151,17 +148,18 @@ static void patch(unsigned char *s, long nr, const struct frame *f)
 	sys_mprotect((void *)first, n, PROT_READ | PROT_EXEC);
 }
 
+/* An entry is the address and, in the lowest byte, how often it trapped. */
 static bool hot(unsigned long pc)
 {
 	unsigned i = (unsigned)(pc * 0x9e3779b97f4a7c15UL >> 48) % SITES;
 
-	if (sites[i].pc != pc && (sites[i ^ 1].pc == pc || sites[i ^ 1].n < sites[i].n))
+	if (self.sites[i] >> 8 != pc && (self.sites[i ^ 1] >> 8 == pc || (self.sites[i ^ 1] & 255) < (self.sites[i] & 255)))
 		i ^= 1;
-	if (sites[i].pc != pc) {
-		sites[i].pc = pc;
-		sites[i].n = 0;
-	}
-	return ++sites[i].n == HOT;
+	if (self.sites[i] >> 8 != pc)
+		self.sites[i] = pc << 8;
+	if ((self.sites[i] & 255) > HOT)
+		return false;
+	return (++self.sites[i] & 255) == HOT;
 }
 
 /* One at a time; and no handler of the guest may take us away in the middle. */
@@ -182,6 +180,6 @@ void patch_site(unsigned long pc, long nr, const struct frame *f)
 #else
 void patch_site(unsigned long pc, long nr, const struct frame *f)
 {
-	(void)pc, (void)nr, (void)f, (void)sites, (void)arena;
+	(void)pc, (void)nr, (void)f, (void)arena;
 }
 #endif

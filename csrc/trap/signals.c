@@ -10,52 +10,14 @@
 #define SIGSYS_ self.signal /* or SIGILL, see there */
 #define THREADS 64
 
-struct process self;
-
-/* ---- whose memory ------------------------------------------------------------------------------------- */
-
-static volatile int whose[1024] __attribute__((aligned(4096))); /* a page that fork empties and vfork shares */
-
-void own_memory_init(void)
-{
-	whose[0] = self.pid = (int)sys_getpid();
-	SC3(__NR_madvise, (long)whose, sizeof whose, 18 /* MADV_WIPEONFORK */);
-}
-
-void notes_start(void)
-{
-	self.notes.epoch = 2;
-	self.notes.allowed = own_memory;
-	self.core.notes = &self.notes;
-}
-
-bool own_memory(void)
-{
-	int pid = (int)sys_getpid(), parent;
-
-	if (whose[0] == pid)
-		return true;
-	if (whose[0])
-		return false;
-	/* Forked since, or the vfork child of one that was forked and did not come here before it called vfork. The
-	 * former is mostly a child of the last known owner. */
-	parent = (int)sys_getppid();
-	if (parent != self.pid && SC5(__NR_kcmp, pid, parent, 1 /* KCMP_VM */, 0, 0) == 0) {
-		whose[0] = self.pid = parent;
-		return false;
-	}
-	whose[0] = self.pid = pid;
-	return true;
-}
 
 /* ---- threads that block SIGSYS ------------------------------------------------------------------------ */
 
 static struct { volatile int tid; struct info pending; } blockers[THREADS];
-static volatile int n_blockers;
 
 static int blocker(int tid)
 {
-	for (int i = 0; n_blockers && i < THREADS; i++)
+	for (int i = 0; self.n_blockers && i < THREADS; i++)
 		if (blockers[i].tid == tid)
 			return i;
 	return -1;
@@ -70,7 +32,7 @@ static bool set_blocked(bool want)
 	if (!want) {
 		struct info pending = blockers[i].pending;
 		blockers[i].pending.signo = 0;
-		__atomic_fetch_sub(&n_blockers, 1, __ATOMIC_RELAXED);
+		__atomic_fetch_sub(&self.n_blockers, 1, __ATOMIC_RELAXED);
 		__atomic_store_n(&blockers[i].tid, 0, __ATOMIC_RELEASE);
 		if (pending.signo)
 			SC4(__NR_rt_tgsigqueueinfo, sys_getpid(), tid, SIGSYS_, &pending);
@@ -78,7 +40,7 @@ static bool set_blocked(bool want)
 	}
 	for (i = 0; i < THREADS; i++, none = 0)
 		if (__atomic_compare_exchange_n(&blockers[i].tid, &none, tid, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
-			__atomic_fetch_add(&n_blockers, 1, __ATOMIC_RELAXED);
+			__atomic_fetch_add(&self.n_blockers, 1, __ATOMIC_RELAXED);
 			break;
 		}
 	return false;
@@ -86,7 +48,7 @@ static bool set_blocked(bool want)
 
 static bool is_blocked(void)
 {
-	return n_blockers && blocker((int)sys_gettid()) >= 0;
+	return self.n_blockers && blocker((int)sys_gettid()) >= 0;
 }
 
 /* ---- SIGSYS ------------------------------------------------------------------------------------------- */
@@ -95,7 +57,7 @@ static bool is_blocked(void)
 bool deliver_sigsys(int sig, struct info *info, struct frame *f)
 {
 	struct ksigaction act = self.sigsys;
-	int i = n_blockers ? blocker((int)sys_gettid()) : -1;
+	int i = self.n_blockers ? blocker((int)sys_gettid()) : -1;
 	bool forced = info->code > 0;
 	sigmask mask;
 
@@ -290,7 +252,7 @@ long call_rt_sigpending(struct call *c)
 	r = SC2(__NR_rt_sigpending, &m, sizeof m);
 	if (r)
 		return r;
-	i = n_blockers ? blocker((int)sys_gettid()) : -1;
+	i = self.n_blockers ? blocker((int)sys_gettid()) : -1;
 	if (i >= 0 && blockers[i].pending.signo)
 		m |= SIGBIT(SIGSYS_);
 	return guest_write((void *)c->a[0], &m, c->a[1]);
@@ -384,7 +346,7 @@ long call_rt_sigtimedwait(struct call *c)
 	wanted = m & SIGBIT(SIGSYS_);
 	m &= ~SIGBIT(SIGSYS_);
 	for (r = -EAGAIN;; r = 0) {
-		i = wanted && n_blockers ? blocker((int)sys_gettid()) : -1;
+		i = wanted && self.n_blockers ? blocker((int)sys_gettid()) : -1;
 		if (i >= 0 && blockers[i].pending.signo) {
 			struct info got = blockers[i].pending;
 			blockers[i].pending.signo = 0;

@@ -6,12 +6,6 @@
  */
 #include "trap/trap.h"
 
-#define SLOTS 64
-
-static struct work slots[SLOTS] __attribute__((aligned(4096)));
-static struct { int pid, tid; } holders[SLOTS];
-static volatile uint64_t taken;
-
 bool only_thread(void)
 {
 	struct stat st;
@@ -35,13 +29,13 @@ static void reclaim(void)
 	bool single = only_thread();
 
 	for (int i = 0; i < SLOTS; i++) {
-		bool gone = holders[i].tid && sys_tgkill(holders[i].pid, holders[i].tid, 0) == -ESRCH;
+		bool gone = self.holders[i].tid && sys_tgkill(self.holders[i].pid, self.holders[i].tid, 0) == -ESRCH;
 
-		gone = gone || (holders[i].tid && moved_on(holders[i].pid));
+		gone = gone || (self.holders[i].tid && moved_on(self.holders[i].pid));
 		/* The only thread holds what it is in the middle of, at most a few: the later half is surely lost. */
-		if (gone || (single && !holders[i].tid && i >= SLOTS / 2)) {
-			holders[i].tid = 0;
-			__atomic_fetch_and(&taken, ~((uint64_t)1 << i), __ATOMIC_RELEASE);
+		if (gone || (single && !self.holders[i].tid && i >= SLOTS / 2)) {
+			self.holders[i].tid = 0;
+			__atomic_fetch_and(&self.taken, ~((uint64_t)1 << i), __ATOMIC_RELEASE);
 		}
 	}
 }
@@ -49,7 +43,7 @@ static void reclaim(void)
 struct work *slot_take(void)
 {
 	for (unsigned tries = 0;; tries++) {
-		uint64_t have = taken;
+		uint64_t have = self.taken;
 
 		if (!~have) {
 			if (tries % 64 == 0)
@@ -58,23 +52,23 @@ struct work *slot_take(void)
 			continue;
 		}
 		int i = __builtin_ctzll(~have);
-		if (__atomic_compare_exchange_n(&taken, &have, have | (uint64_t)1 << i, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
-			return &slots[i];
+		if (__atomic_compare_exchange_n(&self.taken, &have, have | (uint64_t)1 << i, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+			return &self.slots[i];
 	}
 }
 
 void slot_give(struct work *w)
 {
-	int i = (int)(w - slots);
+	int i = (int)(w - self.slots);
 
-	holders[i].tid = 0;
-	__atomic_fetch_and(&taken, ~((uint64_t)1 << i), __ATOMIC_RELEASE);
+	self.holders[i].tid = 0;
+	__atomic_fetch_and(&self.taken, ~((uint64_t)1 << i), __ATOMIC_RELEASE);
 }
 
 void slot_mine(struct work *w)
 {
-	int i = (int)(w - slots);
+	int i = (int)(w - self.slots);
 
-	holders[i].pid = (int)sys_getpid();
-	holders[i].tid = (int)sys_gettid();
+	self.holders[i].pid = (int)sys_getpid();
+	self.holders[i].tid = (int)sys_gettid();
 }

@@ -20,7 +20,6 @@
 #define SIGSYS_ 31
 #define SIGTRAP_ 5
 
-volatile long stop_before_entry; /* set by a tracer */
 extern char _start[];
 
 static struct { volatile int pid, request; } resumed[TRACES];
@@ -80,7 +79,7 @@ static void to_the_programs_entry(int pid)
 
 	if (trace(PTRACE_GETREGS_, pid, NULL, regs) || regs[16] != (unsigned long)_start)
 		return;
-	if (trace(PTRACE_POKEDATA_, pid, (void *)&stop_before_entry, (void *)1))
+	if (trace(PTRACE_POKEDATA_, pid, (void *)&self.stop_before_entry, (void *)1))
 		return;
 	if (trace(PTRACE_CONT_, pid, NULL, NULL))
 		return;

@@ -67,9 +67,10 @@ struct info { /* siginfo, as far as it is used */
 
 /* ---- this process ------------------------------------------------------------------------------------- */
 
+#define SLOTS 64
+#define SITES 256
+
 struct process {
-	struct core core;
-	struct notes notes;
 	int pid;                       /* whose memory this is: a vfork child is another process in it */
 	struct ksigaction sigsys;      /* the guest's action for that signal, never the kernel's */
 	struct ksigaction fault[2];    /* the guest's SIGSEGV and SIGBUS actions, wrapped in ours */
@@ -83,12 +84,22 @@ struct process {
 	int signal;  /* by which calls come: SIGSYS, or SIGILL from changed code; never blocked */
 	bool traced; /* the ptrace engine: calls are sent here by a tracer */
 	bool every;  /* which sees every call, not only those that are for us */
-};
+	volatile int n_blockers; /* threads that block that signal, as the guest sees it */
+	volatile uint64_t taken; /* slots.c: a bit for each of slots[] */
+	struct { int pid, tid; } holders[SLOTS];
+	volatile long stop_before_entry; /* set by a tracer, see trace.c */
+	volatile uint64_t sites[SITES];  /* patch.c */
+	struct core core;
+	struct notes notes;
+	struct work slots[SLOTS];
+	volatile int whose[1024] __attribute__((aligned(4096))); /* a page that fork empties and vfork shares */
+} __attribute__((aligned(4096)));
 extern struct process self;
 
 /* Is this memory our own, or the parent's that we, a vfork child, only borrow? */
 bool own_memory(void);
 void own_memory_init(void);
+void touch_memory(void);
 void notes_start(void); /* see core/notes.c */
 
 /* ---- entry.c: the ways in and out of C ---------------------------------------------------------------- */
@@ -126,7 +137,6 @@ long call_epoll_pwait(struct call *c);
 
 /* ---- trace.c ------------------------------------------------------------------------------------------ */
 
-extern volatile long stop_before_entry;
 void trace_before_exec(void);
 long call_ptrace(struct call *c);
 long call_wait4(struct call *c);
