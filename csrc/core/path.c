@@ -34,10 +34,11 @@ void close_later(struct call *c, long fd)
 void one_piece(struct place *p)
 {
 	char head[40] = "/proc/self/fd/";
-	size_t n = strlen(p->host), k;
+	size_t n, k;
 
 	if (p->dfd == AT_FDCWD)
 		return;
+	n = strlen(p->host);
 	k = 14 + decimal(head + 14, (unsigned)p->dfd);
 	head[k++] = '/';
 	if (n + k >= HOST_MAX)
