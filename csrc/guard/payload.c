@@ -225,7 +225,16 @@ static bool identity(const struct plan *p, struct failure *f)
 
 static void privileges(const struct plan *p)
 {
-	if (p->clone_flags & CLONE_NEWUSER || p->join)
+	if (p->through) { /* another runtime may have left what survives the exec */
+		struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+		struct __user_cap_data_struct data[2];
+		sys_prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+		if (sys_capget(&header, data) >= 0) {
+			data[0].inheritable = data[1].inheritable = 0;
+			sys_capset(&header, data);
+		}
+	}
+	if (p->clone_flags & CLONE_NEWUSER || p->join || p->through)
 		for (int cap = 0; cap < 64; cap++)
 			if (!(p->keep_caps >> cap & 1) && sys_prctl(PR_CAPBSET_DROP, (unsigned long)cap, 0, 0, 0) == -EINVAL)
 				break; /* past the last one this kernel has */

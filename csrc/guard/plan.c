@@ -66,6 +66,7 @@ static const struct {
 	{ "proc", F_OP, 1, OP_PROC },
 	{ "sys", F_OP, 1, OP_SYS },
 	{ "dir", F_OP, 1, OP_DIR },
+	{ "touch", F_OP, 1, OP_TOUCH },
 	{ "owner", F_OP, 4, OP_OWNER },
 	{ "readonly", F_OP, 0, OP_READONLY },
 };

@@ -21,6 +21,7 @@ enum op_kind {
 	OP_PROC,     /* target */
 	OP_SYS,      /* target */
 	OP_DIR,      /* target: is made where missing */
+	OP_TOUCH,    /* target: an empty file is made where there is nothing */
 	OP_OWNER,    /* path uid gid mode(octal) */
 	OP_READONLY, /* the root becomes read-only */
 };

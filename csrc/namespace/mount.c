@@ -245,11 +245,11 @@ static bool owner(struct root *root, const struct op *op, struct failure *f)
 	return r < 0 ? fail(f, FAIL_UDK, "%s: owner cannot be set: %s", op->arg[0], errno_text(r)) : true;
 }
 
-static bool directory(struct root *root, const char *target, struct failure *f)
+static bool made(struct root *root, const char *target, enum create what, struct failure *f)
 {
 	int fd;
 
-	if (!resolve(root->fd, target, CREATE_DIR, &fd, f))
+	if (!resolve(root->fd, target, what, &fd, f))
 		return false;
 	sys_close(fd);
 	return true;
@@ -283,7 +283,9 @@ bool op_execute(struct root *root, const struct op *op, int source, struct failu
 	case OP_SYS:
 		return kernel_fs(root, "sysfs", "/sys", op->arg[0], f);
 	case OP_DIR:
-		return directory(root, op->arg[0], f);
+		return made(root, op->arg[0], CREATE_DIR, f);
+	case OP_TOUCH:
+		return made(root, op->arg[0], CREATE_FILE, f);
 	case OP_OWNER:
 		return owner(root, op, f);
 	case OP_READONLY: {

@@ -22,13 +22,7 @@ EXPECTED: dict[str, set[str]] = {
     "ptrace": {"traced_child"},
     "preload": set(),
     "runc": set(),
-    # its overlay is mounted without `userxattr`: a directory of the image can be neither removed nor replaced
-    "singularity": {
-        "union_listing_is_stable",
-        "union_rename",
-        "union_remove_directory",
-        "union_remove_and_make_again",
-    },
+    "singularity": set(),
 }
 # And what --confine keeps from it.
 CONFINED: dict[str, set[str]] = {}

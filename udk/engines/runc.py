@@ -288,21 +288,10 @@ def _inner_plan(spec: RunSpec, dry: bool, ids: tuple[int, int] = (0, 0)) -> list
     return [*ops, ("dry",)] if dry else ops
 
 
-def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch:
-    import json
-    import shutil
-
-    from udk.engines.guard import GUARD
+def _staged_root(spec: RunSpec) -> list[tuple[str, ...]]:
+    """Operations for the namespaces in which another runtime runs, and for the root that it is shown."""
     from udk.engines.subids import map_ops
 
-    for name in ("rootfs", "state", "bundle", "run"):
-        os.mkdir(f"{home}/{name}", 0o700)
-    shutil.copy(GUARD, f"{home}/init")
-    dev = next(_normal(m.target) for m in spec.mounts if m.kind == "dev")
-    with open(f"{home}/plan", "wb") as plan_file:
-        plan_file.write(encode([("through", f"{dev}/{_INIT}/gate"), *_inner_plan(spec, dry)]))
-    with open(f"{home}/bundle/config.json", "w", encoding="utf-8") as f:
-        json.dump(bundle(spec, home), f)
     root = spec.root
     plan: list[tuple[str, ...]] = [("clone", f"{CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID:x}")]
     if spec.identity.subids:
@@ -313,7 +302,9 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
         if path and not path.startswith("/"):
             raise UdkError(f"{path}: a root directory must be an absolute path")
     plan += [("lower", path) for path in root.lower]
-    if root.upper:
+    if not root.lower:
+        plan.append(("plain-root", root.upper))
+    elif root.upper:
         plan.append(("upper", root.upper, root.work, "volatile" if root.volatile else ""))
     if spec.identity.subids:
         from udk.engines.namespace import _is_fresh, owner_ops
@@ -321,6 +312,24 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
         if _is_fresh(root.upper):
             for record in reversed(root.records):
                 plan += owner_ops(record) if record else []
+    return plan
+
+
+def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch:
+    import json
+    import shutil
+
+    from udk.engines.guard import GUARD
+
+    for name in ("rootfs", "state", "bundle", "run"):
+        os.mkdir(f"{home}/{name}", 0o700)
+    shutil.copy(GUARD, f"{home}/init")
+    dev = next(_normal(m.target) for m in spec.mounts if m.kind == "dev")
+    with open(f"{home}/plan", "wb") as plan_file:
+        plan_file.write(encode([("through", f"{dev}/{_INIT}/gate"), *_inner_plan(spec, dry)]))
+    with open(f"{home}/bundle/config.json", "w", encoding="utf-8") as f:
+        json.dump(bundle(spec, home), f)
+    plan = _staged_root(spec)
     plan += [("gate", f"{home}/gate", f"{home}/said"), ("confine", "d" if spec.confine else "c")]
     plan += [("dir", spec.cwd), ("stage", f"{home}/rootfs")]
     words = [runtime, "--root", f"{home}/state"]

@@ -1,11 +1,13 @@
 """The ``singularity`` engine: the container is made by the host's apptainer or singularity, from the image's
 tree as a sandbox directory.
 
-For nodes where it is what the administrator provides. It mounts the tree with the private layer as overlay,
-and starts our init (the guard again, by a socket of its own: ``csrc/guard/gate.c``) in pid, ipc and, as asked
-for, uts and network namespaces; the init becomes the payload's parent, so that statuses, signals, streams and
-environment are udk's and not the runtime's. Where it is installed without set-id programs a configuration of
-our own keeps it from mounting what nobody asked for.
+For nodes where it is what the administrator provides. The guard makes namespaces with the overlay root in
+them, as for ``runc``, and runs it there; it makes its own pid, ipc and, as asked for, uts and network
+namespaces, the mounts, and starts our init (the guard again: ``csrc/guard/gate.c``), which becomes the
+payload's parent: statuses, signals, streams and environment are udk's. A configuration of our own keeps it
+from mounting what nobody asked for. (Its own ``--overlay`` lacks the option ``userxattr``: directories of the
+image could not be removed.) An installation with set-id programs takes no configuration and sees no mounts of
+ours: there only a plain tree can be run.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import shutil
 
 from udk.engines.base import Engine, Launch
 from udk.engines.plan import encode
-from udk.engines.runc import _inner_keeper, _inner_plan, _last_line, _normal, _state_directory
+from udk.engines.runc import _inner_keeper, _inner_plan, _last_line, _normal, _staged_root, _state_directory
 from udk.errors import EngineError, EngineUnavailableError, UdkError
 
 TYPE_CHECKING = False
@@ -95,14 +97,9 @@ class SingularityEngine(Engine):
         root = spec.root
         if root.lower and _has_set_id():
             reasons.append(
-                "this installation has set-id programs and allows nobody but root a directory as overlay; "
-                "make the container's tree a plain one (udk inspect -p NAME)"
+                "this installation has set-id programs and shows users no mounts of their own; make the "
+                "container's tree a plain one (udk inspect -p NAME)"
             )
-        if len(root.lower) > 1:
-            reasons.append("the root has several lower trees")
-        layer = os.path.dirname(root.upper)
-        if root.lower and root.upper and (root.upper, root.work) != (f"{layer}/upper", f"{layer}/work"):
-            reasons.append("its private layer must be directories named upper and work")
         if spec.pid != "private":
             reasons.append("the host's pid namespace is not implemented in it")
         if spec.cvmfs and not any(m.target.startswith("/cvmfs") for m in spec.mounts):
@@ -261,68 +258,62 @@ def _mount(m: Mount, private: str) -> list[str]:
     return _bind(private, target, m.readonly)
 
 
-def _root(spec: RunSpec, home: str) -> list[str]:
-    """The words that make the root writable, or not; what is mounted needs a place in it."""
-    root = spec.root
-    if not root.lower:
-        for m in spec.mounts:
-            _make_target(root.upper, _normal(m.target), m.kind != "file" and m.is_dir)
-        for target in (*("/dev", "/proc", "/sys"), _INIT):
-            _make_target(root.upper, target, True)
-        return [] if root.readonly else ["--writable"]
-    layer = os.path.dirname(root.upper) if root.upper else home
-    for name in ("dev", "proc", "sys"):  # it mounts there, and makes no directories for that
-        if not os.path.lexists(f"{root.lower[0]}/{name}") and not os.path.lexists(f"{layer}/upper/{name}"):
-            os.mkdir(f"{layer}/upper/{name}")
-    return ["--overlay", layer + (":ro" if root.readonly else "")]
-
-
 def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch:
     from udk.engines.guard import GUARD
 
-    for name in ("in", "conf", "upper", "work"):
-        os.mkdir(f"{home}/{name}", 0o755 if name == "upper" else 0o700)
+    for name in ("in", "conf", "root"):
+        os.mkdir(f"{home}/{name}", 0o700)
     shutil.copy(GUARD, f"{home}/in/init")
-    fakeroot = spec.identity.subids
-    ids = (0, 0) if fakeroot else (os.geteuid(), os.getegid())
-    with open(f"{home}/in/plan", "wb") as f:
-        f.write(encode([("through", f"{_INIT}/gate"), *_inner_plan(spec, dry, ids)]))
     words = [runtime, "--silent", "--nocolor"]
-    set_id = _is_set_id(runtime)
-    if not set_id:
-        with open(f"{home}/conf/{os.path.basename(runtime)}.conf", "w", encoding="utf-8") as conf:
-            conf.write(_CONFIGURATION)
-        words += ["--config", conf.name]
+    plan: list[tuple[str, ...]]
+    if _is_set_id(runtime):
+        # The node's root mounts, in a mount namespace where ours are not: it needs a tree as it lies on disk.
+        ids, tree = (os.geteuid(), os.getegid()), spec.root.upper
+        plan = [("new-privileges",)]
+        for m in spec.mounts:
+            _make_target(tree, _normal(m.target), m.kind != "file" and m.is_dir)
+        for target in ("/dev", "/proc", "/sys", _INIT):
+            _make_target(tree, target, True)
+    else:
+        ids, tree = (0, 0), f"{home}/root"
+        plan = [*_staged_root(spec), *_targets(spec), ("stage", tree)]
+        with open(f"{home}/conf/udk.conf", "w", encoding="utf-8") as f:
+            f.write(_CONFIGURATION)
+        words += ["--config", f.name]
+    with open(f"{home}/in/plan", "wb") as inner:
+        inner.write(encode([("through", f"{_INIT}/gate"), *_inner_plan(spec, dry, ids)]))
     words += ["exec", "--contain", "--no-home", "--pid", "--no-init", "--ipc", "--pwd", "/"]
     words += ["--no-mount", "cwd,tmp,home,hostfs,bind-paths"]
-    if fakeroot:
-        words.append("--fakeroot")
+    if not spec.root.readonly:
+        words.append("--writable")
     if spec.hostname:
         words += ["--hostname", spec.hostname]
     if spec.network == "none":
         words += ["--net", "--network", "none"]
-    words += _root(spec, home)
     words += _bind(f"{home}/in", _INIT, True)
     for number, mount in enumerate(spec.mounts):
         made = _mount(mount, f"{home}/{number}")
         if made and (len(made) > 1 or made[0] not in words):
             words += made
-    words += [
-        spec.root.lower[0] if spec.root.lower else spec.root.upper,
-        f"{_INIT}/init",
-        "run",
-        f"{_INIT}/plan",
-        "container",
-    ]
+    words += [tree, f"{_INIT}/init", "run", f"{_INIT}/plan", "container"]
     env = {"PATH": os.environ.get("PATH", "") or "/usr/bin:/bin", "HOME": home, "TMPDIR": home}
     for prefix in ("APPTAINER", "SINGULARITY"):
         env.update({f"{prefix}_CONFIGDIR": f"{home}/conf", f"{prefix}_TMPDIR": home})
-    plan = (
-        ("gate", f"{home}/in/gate", f"{home}/said"),
-        ("confine", "d" if spec.confine else "c"),
-        *((("new-privileges",),) if fakeroot or set_id else ()),  # newuidmap, or its own starter
-        ("program", runtime),
-        ("remove", home),
-        *((("remove", spec.root.upper + _INIT),) if not spec.root.lower else ()),
-    )
-    return Launch(words, env, plan=plan, limits=False, gate=True)
+    plan += [("gate", f"{home}/in/gate", f"{home}/said"), ("confine", "d" if spec.confine else "c")]
+    plan += [("program", runtime), ("remove", home)]
+    if spec.root.upper:
+        plan.append(("remove", spec.root.upper + _INIT))
+    return Launch(words, env, plan=tuple(plan), subreaper=False, limits=False, gate=True)
+
+
+def _targets(spec: RunSpec) -> list[tuple[str, ...]]:
+    """What must be there to be mounted on: in a writable root it makes nothing by itself."""
+    ops: list[tuple[str, ...]] = [("dir", target) for target in ("/dev", "/proc", "/sys", _INIT, spec.cwd)]
+    if any(_gpu(m) for m in spec.mounts):
+        ops.append(("dir", "/.singularity.d/libs"))  # where the libraries of --nv and --rocm go
+    for m in spec.mounts:
+        if m.kind in _OWN or _gpu(m) or ("optional" in m.options and not os.path.exists(m.source)):
+            continue
+        is_dir = os.path.isdir(m.source) if m.kind == "bind" else m.kind == "tmpfs"
+        ops.append(("dir" if is_dir else "touch", _normal(m.target)))
+    return ops
