@@ -144,6 +144,7 @@ static long do_chmod(struct call *c, int dfd, const void *path, unsigned mode, l
 			r = SC4(__NR_fchmodat2, dfd, "", disk, AT_EMPTY_PATH);
 		if (!r && ours) {
 			note_mode(c, &st, mode, disk);
+			owner_of_both(c, &st, NULL, dfd);
 			if (mode & S_ISGID && (st.st_mode & S_IFMT) == S_IFDIR)
 				forget_setgid(c->core);
 		}
@@ -159,6 +160,7 @@ static long do_chmod(struct call *c, int dfd, const void *path, unsigned mode, l
 	r = sys_fchmodat(p->dfd, p->host, disk);
 	if (!r && in_union(c, p)) {
 		note_mode(c, &p->st, mode, disk);
+		owner_of_both(c, &p->st, p, NO_FD);
 		if (mode & S_ISGID && (p->st.st_mode & S_IFMT) == S_IFDIR)
 			note_setgid(c->core, p->guest, p->len);
 	}
@@ -201,6 +203,7 @@ static long set_owner(struct call *c, const struct stat *host, const struct plac
 	o->flags |= OWNER_SET;
 	if (o->flags & OWNER_MODE && (o->mode & S_IFMT) == S_IFREG)
 		o->mode &= o->mode & 010 ? ~06000U : ~04000U;
+	owner_of_both(c, host, p, fd);
 	return 0;
 }
 

@@ -103,7 +103,8 @@ struct changes { /* the record of changes: a file of its own, kept with a named 
 	char magic[8]; /* "UDKCHG\0\1" */
 	uint64_t slots;
 	volatile uint64_t used;
-	uint64_t spare[5];
+	uint64_t seen_by_overlay; /* overlayfs was, or is, mounted on this upper */
+	uint64_t spare[4];
 	struct owner owners[CHANGE_OWNERS];
 };
 
@@ -371,6 +372,8 @@ void owner_forget_record(void);
 /* The entry of the record of changes for (device, inode); of the image's index. NULL: none, or the table is full. */
 struct owner *owner_change(struct core *k, uint64_t dev, uint64_t ino, bool make);
 struct owner *owner_of_image(struct core *k, uint64_t ino);
+/* What changed of a directory in both layers is noted for the lower's inode, too: overlayfs shows that one. */
+void owner_of_both(struct call *c, const struct stat *st, const struct place *p, int fd);
 bool privileged(const struct core *k); /* guest euid 0 with fake root */
 /* A file that the guest just made (at p, or behind fd) belongs to its fsuid and fsgid, or to its directory's group,
  * which is returned then; else -1. p may be NULL. */

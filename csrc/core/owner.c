@@ -264,6 +264,34 @@ static void note_directories(struct core *k, const struct record_head *h)
 	}
 }
 
+/* A file of the image that overlayfs copied up in an earlier run, whoever wrote to it, is still the image's owner's. Such
+ * a copy is marked; what was made anew in its place is not. */
+static void copied_up(struct core *k, const char *name, size_t n, const struct record_entry *e, uint64_t lower)
+{
+	const struct mount *m = &k->plan->mounts[0];
+	const bool inside = k->plan->options & OPT_IDENTITY;
+	const char *upper = plan_text(k, inside ? k->plan->work : m->host);
+	char path[HOST_MAX], mark[64];
+	size_t at = strlen(upper);
+	struct owner *o;
+	struct stat st;
+
+	if (!at || at + n + 2 > sizeof path || (e->mode & S_IFMT) == S_IFDIR)
+		return;
+	memcpy(path, upper, at);
+	path[at] = '/';
+	memcpy(path + at + 1, name, n);
+	path[at + 1 + n] = 0;
+	if (sys_fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW) || (st.st_mode & S_IFMT) != S_IFREG ||
+	    SC4(__NR_lgetxattr, path, "user.overlay.origin", mark, sizeof mark) < 0 || owner_change(k, 0, st.st_ino, false))
+		return;
+	o = owner_change(k, 0, st.st_ino, true);
+	if (!o)
+		return;
+	from_entry(o, e);
+	o->origin = lower;
+}
+
 /* Indexes a record of moderate size by inode, so that a descriptor's stat needs no path. */
 long owner_load_record(struct core *k)
 {
@@ -298,6 +326,8 @@ long owner_load_record(struct core *k)
 		if (k->plan->lower_fd ? sys_fstatat((int)k->plan->lower_fd, path + n, &st, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)
 				      : sys_fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW))
 			continue; /* a layer may name what a later one removed */
+		if (k->changes && k->changes->seen_by_overlay)
+			copied_up(k, path + n, e->path_len, e, st.st_ino);
 		owned_add(k, st.st_ino);
 		o = claim(k->plan->lower_owners, LOWER_OWNERS, &used, k->plan->lower_fd ? 0 : st.st_dev, st.st_ino);
 		if (o)
@@ -323,6 +353,39 @@ static long lower_path(struct call *c, int fd, char *text)
 		return n;
 	n = guest_path(c->core, text, (size_t)n, text, &mount, &layer);
 	return n < 0 ? -ENOENT : layer != LAYER_LOWER && mount != 0 ? -EXDEV : n;
+}
+
+void owner_of_both(struct call *c, const struct stat *st, const struct place *p, int fd)
+{
+	struct core *k = c->core;
+	struct owner *own, *other;
+	struct stat lower;
+	char *path = c->w->link;
+	long n;
+
+	if ((st->st_mode & S_IFMT) != S_IFDIR || !(k->plan->mounts[0].flags & MOUNT_UNION) || k->plan->options & OPT_IDENTITY)
+		return;
+	if (p && !p->raw) {
+		n = p->len;
+		memcpy(path, p->guest, (size_t)n + 1);
+	} else {
+		n = lower_path(c, fd, path = c->w->other);
+	}
+	own = owner_find(k, st->st_dev, st->st_ino);
+	if (n < 0 || n >= GUEST_MAX || !own)
+		return;
+	memmove(c->w->link, path, (size_t)n);
+	host_path(k, 0, LAYER_LOWER, c->w->link, (size_t)n, c->w->other);
+	if (sys_fstatat(AT_FDCWD, c->w->other, &lower, AT_SYMLINK_NOFOLLOW) || (lower.st_mode & S_IFMT) != S_IFDIR)
+		return;
+	other = owner_change(k, 1, lower.st_ino, true);
+	if (!other)
+		return;
+	other->uid = own->uid;
+	other->gid = own->gid;
+	other->mode = own->mode;
+	other->rdev = own->rdev;
+	other->flags = own->flags;
 }
 
 /* The entry that describes st; `space` receives what comes straight from the record. */

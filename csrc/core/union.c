@@ -341,6 +341,7 @@ long copy_up(struct call *c, struct place *p, bool data)
 			p->kind = IN_MERGED;
 			p->direct = false;
 			place_host(c, p, LAYER_UPPER);
+			r = sys_fstatat(p->dfd, p->host, &p->st, AT_SYMLINK_NOFOLLOW); /* the record is by its inode */
 		}
 		return r;
 	}

@@ -81,6 +81,8 @@ static void make_plan(void)
 		fail("the image's record", plan.strings + plan.record, r);
 	if (plan.lower_fd)
 		sys_close((int)plan.lower_fd);
+	if (plan.options & OPT_IDENTITY && self.core.changes)
+		self.core.changes->seen_by_overlay = 1;
 	self.core.plan->lower_fd = self.core.plan->record_fd = 0;
 	c.w = slot_take();
 	r = plan_place_mounts(&c, &what);
