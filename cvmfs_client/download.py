@@ -71,6 +71,7 @@ class HttpFetcher(ForkSafe):
         hosts = HostChain(
             servers, reset_after=config.integer("CVMFS_HOST_RESET_AFTER", 1800), log=self._log.append
         )
+        self.configured = (list(servers), proxy or "")
         self._proxy_text = proxy
         self._proxies: Optional[ProxyChain] = None
         self._external_proxies: Optional[ProxyChain] = None
@@ -189,6 +190,10 @@ class HttpFetcher(ForkSafe):
         for thread in threads:
             thread.join()
         self._main.hosts.sort(lambda h: h.rtt_ms or 0.0, "round-trip times measured")
+
+    def in_use(self) -> tuple[list[str], list[str]]:
+        """The servers and the groups of proxies, those in use first."""
+        return [h.url for h in self._main.hosts.order()], self._main_proxies().groups
 
     def probe_geo(self) -> None:
         """Orders the hosts by the Geo-API (`host probe geo`)."""

@@ -133,6 +133,12 @@ class ProxyChain(ForkSafe):
         """Host names of the first group's proxies, for the Geo-API."""
         return [u.origin.host for u in self._urls[0] if u is not None] if self._urls else []
 
+    @property
+    def groups(self) -> list[str]:
+        """The groups as CVMFS_HTTP_PROXY writes them, the one in use first."""
+        texts = ["|".join(g) for g in self._names]
+        return texts[self._group :] + texts[: self._group]
+
     def choose(self, path: str = "", avoid: frozenset[Proxy] = frozenset()) -> Optional[Proxy]:
         """The proxy to use now; None when all but ``avoid`` (tried already by this job) are exhausted."""
         with self._lock:

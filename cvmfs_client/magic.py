@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from typing import TYPE_CHECKING, Callable
 
@@ -91,6 +92,17 @@ def _counter(name: str) -> Callable[[Repository, bytes, Entry], str]:
     return lambda r, path, entry: str(r.network_status().get("counters", {}).get(name, 0))
 
 
+def _hitrate(r: Repository, path: bytes, entry: Entry) -> str:
+    status = r.store.status()
+    hits, misses = int(status.get("hits", 0)), int(status.get("misses", 0))
+    return f"{100 * hits / (hits + misses):.3f}" if hits + misses else "n/a"
+
+
+def _log(r: Repository, path: bytes, entry: Entry) -> str:
+    switches = r.network_status().get("switches", [])
+    return "".join(f"{int(s['time'])} {s['from']} -> {s['to']}: {s['reason']}\n" for s in switches)
+
+
 _Maker = Callable[["Repository", bytes, Entry], str]
 
 _ANY: dict[str, _Maker] = {
@@ -101,13 +113,17 @@ _ANY: dict[str, _Maker] = {
         r.config.get("CVMFS_EXTERNAL_TIMEOUT") or r.config.get("CVMFS_TIMEOUT")
     ),
     "fqrn": lambda r, p, e: r.fqrn,
+    "hitrate": _hitrate,
     "host": _active_host,
     "host_list": lambda r, p, e: ";".join(_hosts(r)),
+    "logbuffer": _log,
+    "maxfd": lambda r, p, e: str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
     "nclg": lambda r, p, e: str(len(r.tree.open_catalogs)),
     "ndownload": _counter("requests"),
     "pid": lambda r, p, e: str(os.getpid()),
     "proxy": _active_proxy,
     "proxy_list": _proxy_list,
+    "proxy_list_external": lambda r, p, e: r.config.get("CVMFS_EXTERNAL_HTTP_PROXY") or "DIRECT",
     "pubkeys": lambda r, p, e: r.config.get("CVMFS_PUBLIC_KEY"),
     "repo_counters": _repo_counters,
     "repo_metainfo": lambda r, p, e: r.metainfo().decode("utf-8", "replace"),
@@ -117,6 +133,7 @@ _ANY: dict[str, _Maker] = {
     "tag": lambda r, p, e: r.tag.name if r.tag is not None else "",
     "timeout": lambda r, p, e: r.config.get("CVMFS_TIMEOUT"),
     "timeout_direct": lambda r, p, e: r.config.get("CVMFS_TIMEOUT_DIRECT"),
+    "usedfd": lambda r, p, e: str(len(os.listdir("/proc/self/fd"))),
     "uptime": lambda r, p, e: str(int(time.time() - r.opened_at) // 60),
     "version": lambda r, p, e: VERSION,
 }

@@ -204,7 +204,13 @@ def make_store(config: Configuration, *, offline: bool, explicit_server: bool, c
     proxy = config.get("CVMFS_HTTP_PROXY")
     if not proxy and explicit_server and not config.is_set("CVMFS_HTTP_PROXY"):
         proxy = "DIRECT"
-    return open_store(config, HttpFetcher(config, servers=servers, proxy=proxy), directory=cache)
+    fetcher = HttpFetcher(config, servers=servers, proxy=proxy)
+    store = open_store(config, fetcher, directory=cache)
+    if store.load_state(config.fqrn, "choices"):
+        from . import choices
+
+        choices.apply(config, store, fetcher)
+    return store
 
 
 def _prefetcher_maker(config: Configuration, store: Store) -> Callable[[Repository], Prefetcher] | None:

@@ -64,6 +64,7 @@ class Revocations(NamedTuple):
     signed: bytes
     signature_digest: str
     signature: bytes
+    next_update: datetime | None = None  # a list is not to be relied on after it
 
 
 class _Extensions:
@@ -172,7 +173,9 @@ def revocations_from_pem(text: bytes) -> list[Revocations]:
         for entry in der.items(names[2].value) if len(names) > 2 else ():
             number = der.expect(der.children(entry)[0], der.INTEGER)
             serials.add(int.from_bytes(number.value, "big", signed=True))
-        found.append(Revocations(names[1].raw, frozenset(serials), signed, digest, signature))
+        times = [f for f in fields if f.tag in (der.UTC_TIME, der.GENERALIZED_TIME)]
+        until = der.time(times[1]) if len(times) > 1 else None
+        found.append(Revocations(names[1].raw, frozenset(serials), signed, digest, signature, until))
     return found
 
 
@@ -226,8 +229,9 @@ def verify_chain(
                 return "there are too many possible chains"
             if not _signed_by(issuer, current.signature_digest, current.signed, current.signature):
                 continue
-            if _revoked(current, issuer, lists):
-                reason = "a certificate of the chain is revoked"
+            refusal = _revocation(current, issuer, lists, now)
+            if refusal:
+                reason = refusal
                 continue
             reason = walk(issuer)
             if not reason:
@@ -242,10 +246,19 @@ def verify_chain(
         )
 
 
-def _revoked(certificate: Certificate, issuer: Certificate, lists: Sequence[Revocations]) -> bool:
-    return any(
-        r.issuer == issuer.subject
-        and certificate.serial in r.serials
-        and _signed_by(issuer, r.signature_digest, r.signed, r.signature)
+def _revocation(
+    certificate: Certificate, issuer: Certificate, lists: Sequence[Revocations], now: datetime
+) -> str:
+    """Why the lists of its issuer forbid a certificate, "" if they do not. One that is out of date would not
+    know of what was revoked since; where an issuer has none, nothing can be said."""
+    own = [
+        r
         for r in lists
-    )
+        if r.issuer == issuer.subject and _signed_by(issuer, r.signature_digest, r.signed, r.signature)
+    ]
+    if any(certificate.serial in r.serials for r in own):
+        return "a certificate of the chain is revoked"
+    ends = [r.next_update for r in own if r.next_update is not None]
+    if own and len(ends) == len(own) and max(ends) < now:
+        return f"the revocation list of a CA has expired on {max(ends):%Y-%m-%d %H:%M} UTC (see fetch-crl)"
+    return ""

@@ -7,8 +7,9 @@ import os
 import time
 from typing import Any
 
-from .. import checks
+from .. import checks, choices
 from ..errors import CvmfsError, UsageError
+from ..parts import make_store
 from ..repository import Repository
 from .common import configuration, json_out, named, open_repository, out, parse_location, time_text
 
@@ -194,16 +195,59 @@ def reload(options: argparse.Namespace) -> int:
     return status
 
 
+# what is done for the words of `host` and `proxy`: method of the fetcher, whether it is a choice to be kept
+_ACTIONS: dict[str, dict[str, tuple[str, bool]]] = {
+    "host": {
+        "info": ("", False),
+        "probe": ("probe", False),
+        "probe geo": ("probe_geo", False),
+        "switch": ("switch_host", True),
+        "reset": ("", False),
+    },
+    "proxy": {
+        "info": ("", False),
+        "probe": ("probe", False),
+        "rebalance": ("rebalance_proxies", False),
+        "switch": ("switch_proxy_group", True),
+        "group switch": ("switch_proxy_group", True),
+        "reset": ("", False),
+    },
+}
+
+
 def _network(options: argparse.Namespace) -> dict[str, Any]:
-    with open_repository(options, parse_location(options.location).fqrn) as repository:
+    """Does what the words say, and gives what is known of the network then."""
+    *words, place = options.words
+    fqrn = parse_location(place).fqrn
+    kind = "hosts" if options.verb == "host" else "proxies"
+    action = " ".join(words)
+    values: list[str] = []
+    if words[:1] == ["set"] and len(words) == 2:
+        values = words[1].split(";") if kind == "hosts" else [words[1]]
+    elif action not in _ACTIONS[options.verb]:
+        known = ", ".join([*_ACTIONS[options.verb], "set LIST"])
+        raise UsageError(
+            f"there is no `{options.verb} {action}`", f"known are {known}, each followed by FQRN"
+        )
+    if action == "reset":
+        config = configuration(options, fqrn)
+        store = make_store(config, offline=True, explicit_server=False, cache=options.cache)
+        choices.forget(config, store, kind)
+        store.close()
+    with open_repository(options, fqrn) as repository:
         fetcher: Any = repository.fetcher
         if fetcher is None:
             raise UsageError("working offline: there is no network to look at")
-        if options.action == "probe":
-            fetcher.probe()
-        elif options.action == "switch":
-            (fetcher.switch_host if options.verb == "host" else fetcher.switch_proxy_group)()
-        status: dict[str, Any] = fetcher.status()
+        if values:
+            fetcher.use_hosts(values) if kind == "hosts" else fetcher.use_proxies(values[0])
+        else:
+            method, _ = _ACTIONS[options.verb][action]
+            if method:
+                getattr(fetcher, method)()
+        seconds = 0.0
+        if values or _ACTIONS[options.verb][action][1]:
+            seconds = choices.save(repository.config, repository.store, fetcher, kind)
+        status: dict[str, Any] = {**fetcher.status(), "chosen_for": seconds}
         return status
 
 
@@ -211,6 +255,11 @@ def _switches(status: dict[str, Any]) -> None:
     for switch in status.get("switches", []):
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(switch["time"]))
         out(f"  {stamp} UTC  {switch['from']} -> {switch['to']}: {switch['reason']}")
+
+
+def _kept(status: dict[str, Any]) -> None:
+    if status["chosen_for"]:
+        out(f"Kept for {status['chosen_for']:.0f} s, for all who use this cache")
 
 
 def host(options: argparse.Namespace) -> int:
@@ -225,6 +274,7 @@ def host(options: argparse.Namespace) -> int:
     active = [i for i, row in enumerate(status["hosts"]) if row["active"]]
     if active:
         out(f"Active host {active[0]}: {status['hosts'][active[0]]['url']}")
+    _kept(status)
     _switches(status)
     return 0
 
@@ -241,5 +291,6 @@ def proxy(options: argparse.Namespace) -> int:
         out(f"[{number}] {', '.join(p['url'] for p in group)}")
         active = next((p["url"] for p in group if p["active"]), active)
     out(f"Active proxy: {active or 'none'}")
+    _kept(status)
     _switches(status)
     return 0

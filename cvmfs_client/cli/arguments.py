@@ -32,9 +32,10 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "showconfig": ("admin", "showconfig", "show the parameters and where they were set"),
     "chksetup": ("admin", "chksetup", "look for mistakes in the configuration"),
     "reload": ("admin", "reload", "look for a new revision"),
-    "host": ("admin", "host", "show or probe the servers"),
-    "proxy": ("admin", "proxy", "show the proxies"),
+    "host": ("admin", "host", "show, probe or choose the servers"),
+    "proxy": ("admin", "proxy", "show or choose the proxies"),
     "cache": ("caches", "cache", "look after the cache"),
+    "talk": ("talk", "talk", "the words of cvmfs_talk"),
     "publish": ("publishing", "publish", "publish a directory as a repository"),
     "collect": ("publishing", "collect", "remove what no kept revision of a published repository needs"),
     "resign": ("publishing", "resign", "renew the whitelist of a published repository"),
@@ -222,9 +223,17 @@ def _showconfig(p: argparse.ArgumentParser) -> None:
 
 
 def _network(p: argparse.ArgumentParser) -> None:
-    p.add_argument("action", choices=("info", "probe", "switch"))
     _common(p)
-    p.add_argument("location", metavar="FQRN")
+    p.add_argument(
+        "words", nargs="+", metavar="WORD... FQRN",
+        help="info, probe, switch, reset, set LIST; host: probe geo; proxy: rebalance",
+    )  # fmt: skip
+
+
+def _talk(p: argparse.ArgumentParser) -> None:
+    p.add_argument("-i", dest="instance", metavar="FQRN", help="the repository")
+    _common(p)
+    p.add_argument("words", nargs="+", metavar="WORD", help="as for cvmfs_talk, like `cache list pinned`")
 
 
 def _cache(p: argparse.ArgumentParser) -> None:
@@ -232,6 +241,7 @@ def _cache(p: argparse.ArgumentParser) -> None:
     p.add_argument("--limit", metavar="SIZE", help="gc: keep no more than this, like 500M")
     p.add_argument("--no-repair", action="store_true", help="fsck: only report")
     p.add_argument("--pinned", action="store_true", help="list: only what is pinned")
+    p.add_argument("--catalogs", action="store_true", help="list: only catalogs")
     _common(p)
     p.add_argument(
         "location", nargs="*", metavar="LOCATION", help=LOCATION + "; for evict also object hashes"
@@ -320,6 +330,7 @@ _OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "host": _network,
     "proxy": _network,
     "cache": _cache,
+    "talk": _talk,
     "publish": _publish,
     "collect": _collect,
     "resign": _resign,

@@ -56,7 +56,12 @@ def _status(options: argparse.Namespace, store: Store) -> int:
 
 
 def _list(options: argparse.Namespace, store: Store) -> int:
-    rows = (row for row in store.entries() if row.get("pinned") or not options.pinned)
+    rows = (
+        row
+        for row in store.entries()
+        if (row.get("pinned") or not options.pinned)
+        and (row.get("kind") == "catalog" or not options.catalogs)
+    )
     if options.json:
         json_lines(rows)
         return 0

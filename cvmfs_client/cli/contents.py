@@ -71,6 +71,7 @@ def cp(options: argparse.Namespace) -> int:
     preserve = options.preserve or options.archive
     recursive = options.recursive or options.archive
     status = 0
+    results: list[dict[str, Any]] = []
     with Repositories(options) as repositories, Counter(options, "copying") as progress:
         for location in wanted:
             repository = repositories(location.fqrn)
@@ -88,7 +89,14 @@ def cp(options: argparse.Namespace) -> int:
                 progress=progress,
             )
             copier.copy(real, entry, target)
-            status = status or _report(options, copier.errors)
+            if options.json:
+                errors = [{"path": path, "error": e.message, "status": e.status} for path, e in copier.errors]
+                results.append({"from": location.shown, "to": target, "errors": errors})
+                status = status or (copier.errors[0][1].status if errors else 0)
+            else:
+                status = status or _report(options, copier.errors)
+    if options.json:
+        json_out(results)
     return status
 
 

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,83 @@ def test_info_probe_reload(cvmfs: Command) -> None:
     cvmfs.published.server.fault(".cvmfspublished", "drop")
     done = cvmfs.run("reload", "-o", "CVMFS_MAX_RETRIES=0", FQRN, status=1)
     assert b"revision 1" in done.stdout and b"kept: " in done.stdout
+
+
+def test_a_choice_of_servers_is_kept_for_all(cvmfs: Command) -> None:
+    """`host switch` would mean little if only the process that does it heeded it."""
+    good, other = cvmfs.published.url, cvmfs.published.url.replace("127.0.0.1", "localhost")
+    both = ["--server", f"{good};{other}"]
+
+    def active() -> Any:
+        return next(h["url"] for h in cvmfs.json("host", "info", FQRN, *both)["hosts"] if h["active"])
+
+    assert active() == good
+    assert "Kept for 1800 s" in cvmfs.text("host", "switch", FQRN, *both)
+    assert active() == other
+    # another configuration: the choice is about other servers
+    assert cvmfs.json("host", "info", FQRN)["hosts"] == [
+        {"url": good, "rtt_ms": None, "geo": None, "active": True}
+    ]
+    cvmfs.run("host", "reset", FQRN, *both)
+    assert active() == good
+    cvmfs.run("host", "set", other, FQRN, *both)
+    assert [h["url"] for h in cvmfs.json("host", "info", FQRN, *both)["hosts"]] == [other]
+    # it ends by itself
+    place = cvmfs.top / "cache" / "state" / FQRN / "choices"
+    kept = json.loads(place.read_text())
+    kept["hosts"]["until"] -= 1801
+    place.write_text(json.dumps(kept))
+    assert active() == good
+    place.write_bytes(b'{"hosts": [7]}')
+    assert active() == good
+
+
+def test_a_choice_of_proxies_is_kept_for_all(cvmfs: Command) -> None:
+    proxies = ["--proxy", "DIRECT;http://127.0.0.1:9"]
+    assert "Kept for 300 s" in cvmfs.text("proxy", "group", "switch", FQRN, *proxies)
+    groups = cvmfs.json("proxy", "info", FQRN, *proxies)["proxies"]
+    assert [g[0]["url"] for g in groups] == ["http://127.0.0.1:9", "DIRECT"]
+    cvmfs.run("proxy", "reset", FQRN, *proxies)
+    groups = cvmfs.json("proxy", "info", FQRN, *proxies)["proxies"]
+    assert [g[0]["url"] for g in groups] == ["DIRECT", "http://127.0.0.1:9"]
+    assert "there is no `proxy dance`" in cvmfs.run("proxy", "dance", FQRN, status=2).stderr.decode()
+
+
+def test_an_alien_cache_cannot_choose_the_server(cvmfs: Command) -> None:
+    alien = cvmfs.top / "alien"
+    (alien / "state" / FQRN).mkdir(parents=True)
+    row = {"value": ["http://127.0.0.1:9"], "configured": [cvmfs.published.url], "until": time.time() + 900}
+    (alien / "state" / FQRN / "choices").write_text(json.dumps({"hosts": row}))
+    options = ["-o", f"CVMFS_ALIEN_CACHE={alien}", "--server", cvmfs.published.url]
+    found = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "host", "info", FQRN, "--json", *options,
+         "--key", cvmfs.published.public_key],
+        env=cvmfs.environ, capture_output=True, check=True,
+    )  # fmt: skip
+    assert [h["url"] for h in json.loads(found.stdout)["hosts"]] == [cvmfs.published.url]
+
+
+def test_talk(cvmfs: Command) -> None:
+    def talk(words: str, **more: Any) -> str:
+        return cvmfs.text("talk", "-i", FQRN, *words.split(), **more)
+
+    assert talk("revision").strip() == str(cvmfs.json("info", FQRN)["revision"])
+    assert talk("mountpoint") == f"/cvmfs/{FQRN}\n"
+    assert talk("cache size").startswith("Current cache size is ")
+    assert " catalog " in talk("cache list catalogs") and " file " not in talk("cache list catalogs")
+    assert talk("cache limit get").startswith("Quota limit is ")
+    assert "Active host 0: " in talk("host info") and "Active proxy: DIRECT" in talk("proxy info")
+    assert "Kept for" not in talk("host probe")
+    assert talk("timeout info") == "Timeout with proxy: 5\nTimeout without proxy: 10\n"
+    assert "/ (hash: " in talk("open catalogs")
+    assert "objects pinned" in talk("pin /README") and "README" in talk("cache list pinned")
+    assert "objects evicted" in talk("evict /README")
+    assert "freed" in talk("cleanup 0")
+    assert "CVMFS_SERVER_URL=" in talk("parameters")
+    assert "revision" in talk("remount sync")
+    for words, text in (("drop metadata caches", "mounted client"), ("dance", "there is no `talk dance`")):
+        done = cvmfs.run("talk", "-i", FQRN, *words.split(), status=2)
+        assert text in done.stderr.decode()
 
 
 def test_host_and_proxy(cvmfs: Command) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ from cvmfs_client.rsa import keys_from_pem, verify_raw
 from cvmfs_client.trust import Floor, Trust
 from cvmfs_client.whitelist import Authorities, Blacklist, parse_blacklist, parse_fingerprint
 from cvmfs_client.x509 import (
+    Revocations,
     certificate_from_pem,
     parse_certificate,
     revocations_from_pem,
@@ -413,21 +414,39 @@ def test_path_length_and_revocation() -> None:
     chain = (parse_certificate(signing.der(LEAF)), [parse_certificate(signing.der(MIDDLE))])
     with pytest.raises(SignatureError):
         verify_chain(chain[0], [parse_certificate(signing.der(root))], chain[1], NOW)
-    crl = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(MIDDLE.subject)
-        .last_update(NOW)
-        .next_update(NOW + timedelta(days=1))
-        .add_revoked_certificate(
-            x509.RevokedCertificateBuilder().serial_number(LEAF.serial_number).revocation_date(NOW).build()
-        )
-        .sign(private_key("middle"), hashes.SHA256())
-    )
-    lists = revocations_from_pem(crl.public_bytes(serialization.Encoding.PEM))
+    lists = revocation_list(LEAF.serial_number, NOW)
     anchors = [parse_certificate(signing.der(ROOT))]
     verify_chain(chain[0], anchors, chain[1], NOW)
     with pytest.raises(SignatureError, match="revoked"):
         verify_chain(chain[0], anchors, chain[1], NOW, lists)
+
+
+def revocation_list(serial: int, day: datetime) -> list[Revocations]:
+    """Of the middle CA, valid for a day."""
+    revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(day).build()
+    made = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(MIDDLE.subject)
+        .last_update(day)
+        .next_update(day + timedelta(days=1))
+        .add_revoked_certificate(revoked)
+        .sign(private_key("middle"), hashes.SHA256())
+    )
+    return revocations_from_pem(made.public_bytes(serialization.Encoding.PEM))
+
+
+def test_revocation_lists_expire() -> None:
+    """As for the official client: a list that is out of date is no proof. What it revokes stays revoked."""
+    leaf, middle = (parse_certificate(signing.der(c)) for c in (LEAF, MIDDLE))
+    anchors = [parse_certificate(signing.der(ROOT))]
+    past = NOW - timedelta(days=30)
+    verify_chain(leaf, anchors, [middle], NOW, revocation_list(12345, NOW))
+    with pytest.raises(SignatureError, match="revocation list of a CA has expired on"):
+        verify_chain(leaf, anchors, [middle], NOW, revocation_list(12345, past))
+    both = revocation_list(12345, past) + revocation_list(12346, NOW)
+    verify_chain(leaf, anchors, [middle], NOW, both)
+    with pytest.raises(SignatureError, match="is revoked"):
+        verify_chain(leaf, anchors, [middle], NOW, revocation_list(LEAF.serial_number, past) + both)
 
 
 def test_ca_chain_flag() -> None:
