@@ -49,7 +49,8 @@ def test_cases_in_a_container_in_a_container(arena: Arena, programs: dict[str, s
             env={"CONTRACT_FAKE_ROOT": "1"}, pass_fds=(fd,),
             mounts=(
                 *arena.mounts(), Mount(source=str(arena.root), target="/image", readonly=True),
-                Mount(source=str(inner), target="/inner"), Mount(source=NATIVE, target="/engine", readonly=True),
+                Mount(source=str(inner), target="/inner"),
+                Mount(source=NATIVE, target="/engine", readonly=True),
             ),
         )  # fmt: skip
     finally:
@@ -70,7 +71,8 @@ def test_a_tree_in_both_layers_is_refused(arena: Arena, programs: dict[str, str]
         done = arena.run(
             TrapEngine(), "/engine/udk-trap", "run", str(fd), programs["static"], pass_fds=(fd,),
             mounts=(
-                Mount(source=str(tmp_path), target="/inner"), Mount(source=NATIVE, target="/engine", readonly=True),
+                Mount(source=str(tmp_path), target="/inner"),
+                Mount(source=NATIVE, target="/engine", readonly=True),
             ),
         )  # fmt: skip
     finally:
