@@ -277,7 +277,7 @@ long call_truncate(struct call *c)
 	long r = target(c, AT_FDCWD, (void *)c->a[0], 0, p);
 
 	if (!r && (p->st.st_mode & S_IFMT) == S_IFREG)
-		r = may_open(c, p, O_WRONLY);
+		r = is_running(c, p) ? -ETXTBSY : may_open(c, p, O_WRONLY);
 	if (r)
 		return r;
 	one_piece(p);

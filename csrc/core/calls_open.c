@@ -203,6 +203,8 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 		r = lookup(c, p);
 		return !r && !writes(flags) ? host_open(c, p, flags & ~(long)O_CREAT, 0) : r == -ENOENT || !r ? -EROFS : r;
 	}
+	if (writes(flags) && is_running(c, p))
+		return -ETXTBSY;
 	/* In a directory with one layer the kernel can tell new from old by itself. */
 	if (p->raw || (!p->self && !p->slash && !p->magic && !readonly(c, p) && (p->kind == IN_PLAIN || p->kind == IN_UPPER) &&
 		       (p->kind == IN_PLAIN || !(flags & O_CREAT) || (plain_mode && !c->core->ids.fsuid && !c->core->ids.fsgid && !maybe_setgid(c->core, p))) &&
@@ -239,6 +241,8 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 		if (type == S_IFREG && writes(flags)) {
 			if (readonly(c, p))
 				return -EROFS;
+			if (is_running(c, p))
+				return -ETXTBSY;
 			if (p->kind != IN_PLAIN && p->layer == LAYER_LOWER) {
 				r = copy_up(c, p, !(flags & O_TRUNC));
 				if (r)

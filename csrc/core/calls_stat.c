@@ -4,6 +4,10 @@
 #ifndef STATX_BTIME
 #define STATX_BTIME 0x800U
 #endif
+#define MNT_ID 0x1000U
+#define MNT_IDS (MNT_ID | 0x4000U /* the unique kind */)
+#define MNT_ID_AT 0x90
+#define ATTR_MOUNT_ROOT 0x2000
 
 /* The lstat or stat of a guest path, in p->st as the host has it. */
 static long stat_path(struct call *c, int dfd, const void *path, bool nofollow, struct place *p)
@@ -174,6 +178,19 @@ long call_statx(struct call *c)
 		st = p->st;
 	}
 	stat_to_statx(&x, &st);
+	/* Mounts are those of our mountinfo. */
+	x.stx_mask &= ~MNT_IDS;
+	x.stx_attributes &= ~(uint64_t)ATTR_MOUNT_ROOT;
+	if (on_fd || p->raw || p->magic) {
+		x.stx_attributes_mask &= ~(uint64_t)ATTR_MOUNT_ROOT;
+	} else {
+		uint64_t id = 20 + p->mount;
+
+		memcpy((char *)&x + MNT_ID_AT, &id, sizeof id);
+		x.stx_mask |= (uint32_t)c->a[3] & MNT_ID;
+		if (p->mounted)
+			x.stx_attributes |= ATTR_MOUNT_ROOT;
+	}
 	return guest_write((void *)c->a[4], &x, sizeof x);
 }
 

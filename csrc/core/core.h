@@ -79,6 +79,7 @@ enum plan_options {
 #define CHANGE_OWNERS 262144
 #define FILTER_ARENA (256 * 1024)
 #define SETGID_WORDS 64
+#define RUNNING 256
 
 /* One remembered directory. Written under an odd `seq`, so that a reader of any process sees a torn entry. */
 struct cached {
@@ -132,6 +133,7 @@ struct plan {
 	volatile uint32_t filters_used;
 	char nodename[65];                    /* that the guest set; empty: none */
 	volatile uint64_t owned[OWNED_WORDS]; /* bits: inodes that may have an entry in one of the records */
+	struct { volatile uint64_t path; volatile int32_t pid; } running[RUNNING]; /* programs that could be written to */
 	volatile uint64_t setgid[SETGID_WORDS]; /* hashes of paths that may be directories with the set-group-id bit */
 	volatile uint64_t bloom[BLOOM_WORDS]; /* names that a remembered resolution went through */
 	struct cached dirs[DIR_CACHE];        /* by text */
@@ -429,7 +431,11 @@ long read_merged(struct call *c, int fd, struct place *dir, void *to, size_t n);
 void stat_of_statx(struct stat *st, const struct statx *x); /* type, owner and names of it */
 void stat_to_statx(struct statx *x, const struct stat *st);
 
-/* exec.c. The ELF file is then w->a, found (or out->fd); its interpreter exists. */
+/* exec.c: ETXTBSY, which the kernel says only of programs that it started itself. */
+void note_running(struct core *k, const struct place *p);
+bool is_running(struct call *c, const struct place *p);
+
+/* The ELF file is then w->a, found (or out->fd); its interpreter exists. */
 long find_program(struct call *c, int dfd, const void *path, long flags, struct program *out);
 
 #endif

@@ -119,6 +119,50 @@ static long script_line(char *line, long n, char **interp, char **arg)
 	return 0;
 }
 
+static bool can_be_written(const struct call *c, const struct place *p)
+{
+	return !p->raw && p->layer != LAYER_LOWER && !readonly(c, p);
+}
+
+void note_running(struct core *k, const struct place *p)
+{
+	uint64_t h = text_hash(p->guest, p->len);
+
+	if (p->raw || p->layer == LAYER_LOWER)
+		return;
+	k->plan->running[h % RUNNING].path = h;
+	k->plan->running[h % RUNNING].pid = (int32_t)sys_getpid();
+}
+
+bool is_running(struct call *c, const struct place *p)
+{
+	uint64_t h = text_hash(p->guest, p->len);
+	const volatile int32_t *pid = &c->core->plan->running[h % RUNNING].pid;
+	char *exe = c->w->other;
+	struct { void *at; size_t n; } here = { exe, p->len + 1U }, there = { c->core->exe, p->len + 1U };
+
+	if (p->raw || c->core->plan->running[h % RUNNING].path != h)
+		return false;
+	/* Every process of the container keeps its program's path at the same address. */
+	return SC6(__NR_process_vm_readv, *pid, &here, 1, &there, 1, 0) == (long)here.n && !exe[p->len] && str_eq(exe, p->guest);
+}
+
+/* Somebody has the program open for writing: a lease is refused then. Not asked of file systems that have reasons of
+ * their own to refuse. The signal of a lease that is broken meanwhile is one that does nothing. */
+static bool is_written(int fd)
+{
+	uint64_t fs[16];
+	long r;
+
+	sys_fcntl(fd, 10 /* F_SETSIG */, 28 /* SIGWINCH */);
+	r = sys_fcntl(fd, 1024 /* F_SETLEASE */, F_RDLCK);
+	if (!r)
+		sys_fcntl(fd, 1024, F_UNLCK);
+	return r == -EAGAIN && !SC2(__NR_fstatfs, fd, fs) &&
+	       (fs[0] == 0xef53 /* ext4 */ || fs[0] == 0x58465342 /* xfs */ || fs[0] == 0x9123683e /* btrfs */ ||
+		fs[0] == 0x01021994 /* tmpfs */);
+}
+
 /* The file at w->a may be executed by the guest; set-id bits are noted. */
 static long may_execute(struct call *c, struct program *out)
 {
@@ -220,6 +264,10 @@ long find_program(struct call *c, int dfd, const void *path, long flags, struct 
 		fd = sys_openat(p->dfd, p->host, O_RDONLY | O_CLOEXEC, 0);
 		if (fd < 0)
 			return fd;
+		if (can_be_written(c, p) && is_written((int)fd)) {
+			sys_close((int)fd);
+			return -ETXTBSY;
+		}
 		n = sys_pread((int)fd, header, 2048, 0);
 		out->engine = is_engine(header, n);
 		if (n >= 4 && !memcmp(header, "\177ELF", 4))

@@ -84,6 +84,12 @@ long may_open(struct call *c, const struct place *p, long flags)
 
 	if (!judged(c->core) || p->raw || p->mount || p->magic || flags & O_PATH)
 		return 0;
+	if (flags & O_NOATIME) {
+		struct stat st = p->st;
+		owner_show(c, &st, p, NO_FD);
+		if (st.st_uid != c->core->ids.fsuid)
+			return -EPERM;
+	}
 	return owner_access(c, p, mode | (flags & O_TRUNC ? W_OK : 0), true);
 }
 

@@ -398,10 +398,15 @@ long open_shown(struct call *c, struct place *p, int flags, long *result)
 	sys_close((int)in);
 	if (!r)
 		r = sys_lseek((int)out, 0, SEEK_SET);
-	if (r && out >= 0)
+	if (!r) { /* not to be written to */
+		char link[40] = "/proc/self/fd/";
+		decimal(link + 14, (unsigned)out);
+		in = sys_open(link, O_RDONLY | (flags & O_CLOEXEC), 0);
 		sys_close((int)out);
-	if (!r && !(flags & O_CLOEXEC))
-		sys_fcntl((int)out, F_SETFD, 0);
+		out = in;
+	} else if (out >= 0) {
+		sys_close((int)out);
+	}
 	*result = r ? r : out;
 	return 1;
 }

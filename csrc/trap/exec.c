@@ -134,6 +134,7 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 		if (guest_read(&v[at++], (const char *const *)argv + i, sizeof *v))
 			return -EFAULT;
 	v[at] = NULL;
+	note_running(k, p);
 	slot_mine(c->w);
 	trace_before_exec();
 	r = sys_execve(plan_text(k, k->plan->loader), (char *const *)(uintptr_t)v, (char *const *)(uintptr_t)envp);

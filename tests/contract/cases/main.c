@@ -22,6 +22,8 @@ int main(int argc, char **argv)
 	/* What the cases execute this program for. */
 	if (argc >= 2 && !strcmp(argv[1], "--none"))
 		return 0;
+	if (argc >= 2 && !strcmp(argv[1], "--wait"))
+		return pause();
 	if (argc == 4 && !strcmp(argv[1], "--fds"))
 		return !(fcntl(atoi(argv[2]), F_GETFD) == 0 && fcntl(atoi(argv[3]), F_GETFD) < 0);
 	if (argc == 2 && !strcmp(argv[1], "--ids"))

@@ -345,3 +345,43 @@ CASE(no_new_namespaces_that_would_lie)
 	if (unshare(CLONE_FS) == 0)
 		CHECK(stat("/etc/passwd", &b) == 0 && a.st_ino == b.st_ino);
 }
+
+CASE(text_busy)
+{
+	char self[256];
+	ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+	pid_t p;
+	int fd, in, out, started[2];
+	char b[65536];
+
+	CHECK(n > 0);
+	self[n] = 0;
+	in = open(self, O_RDONLY);
+	out = open("copy", O_CREAT | O_WRONLY, 0755);
+	while ((n = read(in, b, sizeof b)) > 0)
+		CHECK(write(out, b, (size_t)n) == n);
+	FAILS(execl("./copy", "copy", "--none", NULL), ETXTBSY);
+	CHECK(!close(out));
+	CHECK(!pipe2(started, O_CLOEXEC));
+	p = fork();
+	if (!p) {
+		execl("./copy", "copy", "--wait", NULL);
+		_exit(9);
+	}
+	CHECK(!close(started[1]) && read(started[0], b, 1) == 0); /* it is closed by the exec */
+	for (int i = 0; i < 2000; i++) {
+		fd = open("copy", O_WRONLY);
+		if (fd < 0)
+			break;
+		close(fd);
+		usleep(1000);
+	}
+	CHECK(fd < 0 && errno == ETXTBSY);
+	FAILS(truncate("copy", 0), ETXTBSY);
+	CHECK(symlink("copy", "link") == 0);
+	FAILS(open("link", O_WRONLY | O_TRUNC), ETXTBSY);
+	kill(p, SIGKILL);
+	wait_status(p);
+	fd = open("copy", O_WRONLY);
+	CHECK(fd >= 0);
+}
