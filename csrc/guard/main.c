@@ -110,7 +110,7 @@ static void on_message(struct guard *g, const struct message *m, int fd)
 		break;
 	case MSG_STARTED:
 		g->started = true;
-		if (g->aborted && !g->plan.gate) {
+		if (g->aborted && g->kill_at && !g->plan.gate) { /* else the keeper is killed, and was only too quick */
 			g->aborted = 0;
 			g->kill_at = 0;
 		}
