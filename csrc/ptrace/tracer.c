@@ -1,6 +1,6 @@
 /* The tracer: a process that serves the stops of a container's processes.
  *
- * It keeps nothing about them, but for kernels before 5.3, which do not say whether a stop is a call's entry or exit.
+ * It keeps nothing about them but whether a thread is between entry and exit of a call (P2).
  * It is no one's parent and no one's child inside: it is in a session of its own, blocks all signals, has no
  * descriptors, and ends when its last tracee has. When it is killed the kernel kills them all.
  */
@@ -34,11 +34,12 @@ struct syscall_info {
 	uint32_t arch;
 	uint64_t ip, sp, nr, args[6], data;
 };
-enum { OP_ENTRY = 1, OP_EXIT = 2 };
+enum { OP_ENTRY = 1 };
 
 static volatile int *every; /* P2; set by the first tracee */
-static bool old_kernel; /* without PTRACE_GET_SYSCALL_INFO */
-static volatile uint8_t inside[65536]; /* then: by tid, is it between entry and exit of a call? */
+static bool old_kernel; /* without PTRACE_GET_SYSCALL_INFO: before 5.3 */
+#define MOST_PIDS (1 << 22) /* of any kernel */
+static uint8_t *inside; /* by tid: is it between entry and exit of a call? */
 
 static long trace(long request, int pid, unsigned long addr, const void *data)
 {
@@ -60,7 +61,7 @@ static void redirect(int pid, struct registers *r, const char *to, long word)
 	r->rip = (unsigned long)to;
 	r->orig_rax = *every ? HARMLESS : -1UL; /* P2: other filters, of whoever started us, judge the number that is there */
 	trace(PTRACE_SETREGS, pid, 0, r);
-	inside[(unsigned)pid % sizeof inside] = 0;
+	inside[pid] = to == traced_error; /* then getpid has an exit */
 	trace(to == traced_error ? PTRACE_SYSCALL : PTRACE_CONT, pid, 0, NULL);
 }
 
@@ -75,19 +76,15 @@ static void seccomp_stop(int pid)
 /* What PTRACE_GET_SYSCALL_INFO would have said. */
 static bool find_out(int pid, struct syscall_info *i, struct registers *r)
 {
-	volatile uint8_t *in = &inside[(unsigned)pid % sizeof inside];
-	long code;
+	long code = 0;
 
 	if (trace(PTRACE_GETREGS, pid, 0, r))
 		return false;
-	*in = !*in;
-	i->op = *in ? OP_ENTRY : OP_EXIT;
 	i->ip = r->rip;
 	i->nr = r->orig_rax;
 	i->args[0] = r->rdi, i->args[1] = r->rsi, i->args[2] = r->rdx, i->args[3] = r->r10, i->args[4] = r->r8, i->args[5] = r->r9;
 	i->arch = AUDIT_ARCH_X86_64;
-	code = 0;
-	if (i->op == OP_ENTRY && (r->cs == 0x23 || (!trace(PTRACE_PEEKTEXT, pid, r->rip - 2, &code) && (code & 0xffff) == 0x80cd)))
+	if (r->cs == 0x23 || (!trace(PTRACE_PEEKTEXT, pid, r->rip - 2, &code) && (code & 0xffff) == 0x80cd))
 		i->arch = AUDIT_ARCH_I386;
 	return true;
 }
@@ -95,11 +92,17 @@ static bool find_out(int pid, struct syscall_info *i, struct registers *r)
 static void syscall_stop(int pid)
 {
 	struct registers r;
-	struct syscall_info i = { 0 };
+	struct syscall_info i = { .op = OP_ENTRY };
 	struct seccomp_data d;
 	uint32_t action;
-	long n = old_kernel ? 0 : trace(PTRACE_GET_SYSCALL_INFO, pid, sizeof i, &i);
+	long n;
 
+	if (inside[pid]) {
+		inside[pid] = 0;
+		trace(PTRACE_SYSCALL, pid, 0, NULL);
+		return;
+	}
+	n = old_kernel ? 0 : trace(PTRACE_GET_SYSCALL_INFO, pid, sizeof i, &i);
 	if (n == -ESRCH)
 		return;
 	if (n <= 0) {
@@ -107,6 +110,7 @@ static void syscall_stop(int pid)
 		if (!find_out(pid, &i, &r))
 			return;
 	}
+	inside[pid] = i.op == OP_ENTRY;
 	if (i.op == OP_ENTRY && !in_text(i.ip)) {
 		d = (struct seccomp_data){ .nr = (int)i.nr, .arch = i.arch, .instruction_pointer = i.ip };
 		for (int k = 0; k < 6; k++)
@@ -157,7 +161,7 @@ static void signal_stop(int pid, int sig)
 		return;
 	if (sig == SIGSTOP && *every && is_step_out(pid))
 		sig = 0;
-	inside[(unsigned)pid % sizeof inside] = 0;
+	inside[pid] = 0;
 	trace(*every ? PTRACE_SYSCALL : PTRACE_CONT, pid, 0, (void *)(long)sig);
 }
 
@@ -187,7 +191,7 @@ NORETURN static void tracer_loop(void)
 				trace(PTRACE_LISTEN, (int)pid, 0, NULL);
 				break;
 			}
-			inside[(unsigned)pid % sizeof inside] = 0;
+			inside[pid] = 0;
 			trace(*every ? PTRACE_SYSCALL : PTRACE_CONT, (int)pid, 0, NULL);
 			break;
 		case 0:
@@ -211,7 +215,8 @@ NORETURN static void become_tracer(int pid, int answer)
 
 	sys_sigprocmask(2 /* SIG_SETMASK */, &all, NULL);
 	sys_setsid();
-	r = trace(PTRACE_SEIZE, pid, 0, (void *)(TRACE_OPTIONS | PTRACE_O_EXITKILL));
+	inside = sys_mmap(NULL, MOST_PIDS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	r = is_error((long)inside) ? -ENOMEM : trace(PTRACE_SEIZE, pid, 0, (void *)(TRACE_OPTIONS | PTRACE_O_EXITKILL));
 	sys_write(answer, &r, sizeof r);
 	if (r)
 		sys_exit(1);

@@ -60,7 +60,7 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	struct program *g = &c->w->program;
 	struct place *p = &c->w->a;
 	struct ids *ids = &c->w->ids;
-	char *text = c->w->rest, *ids_at, *flags_at;
+	char *text = c->w->rest, *ids_at, *flags_at, *name;
 	const char **v;
 	size_t size = 0;
 	long n, at = 0, r;
@@ -107,7 +107,9 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	} else if (!whole(p)) {
 		return -ENAMETOOLONG;
 	}
-	fmt(flags_at, 64, "%x %x %x %x", ignored_signals(), self.filter, g->fd >= 0 ? (unsigned)g->fd : 0, g->engine);
+	name = str_rchr(g->script, '/');
+	fmt(flags_at, 80, "%x %x %x %x %.15s", ignored_signals(), self.filter, g->fd >= 0 ? (unsigned)g->fd : 0, g->engine,
+	    name ? name + 1 : g->script);
 	size = (size_t)(n + PREFIX + (long)ARRAY_LEN(g->head) + 2) * sizeof *v;
 	if (size <= sizeof c->w->c.host) {
 		v = (const char **)(void *)(((uintptr_t)c->w->c.host + 7) & ~(uintptr_t)7);

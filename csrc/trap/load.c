@@ -293,13 +293,6 @@ static void tell_kernel(unsigned long *stack, char **argv, char **envp, unsigned
 	sys_prctl(35 /* PR_SET_MM */, 14 /* PR_SET_MM_MAP */, (unsigned long)&mm, sizeof mm, 0);
 }
 
-static void name_thread(const char *path)
-{
-	const char *slash = str_rchr(path, '/');
-
-	sys_prctl(15 /* PR_SET_NAME */, (unsigned long)(slash ? slash + 1 : path), 0, 0, 0);
-}
-
 static NORETURN void jump_to(unsigned long *stack, unsigned long at)
 {
 #if defined(__x86_64__)
@@ -416,7 +409,7 @@ NORETURN void load(unsigned long *stack)
 	stack[0] = argc;
 	tell_kernel(stack, argv, envp, auxv, (size_t)((char *)(pair + 2) - (char *)auxv),
 		    !fixed && random ? (random[0] >> 9 & 0x1fff) * PAGE : 0);
-	name_thread(argc && k->exe[0] ? k->exe : "?");
+	sys_prctl(15 /* PR_SET_NAME */, (unsigned long)flags, 0, 0, 0); /* the name that was executed, not where it led */
 #if defined(__x86_64__)
 	if (self.stop_before_entry)
 		__asm__ volatile("int3");

@@ -2,6 +2,7 @@
  *
  *   denied   no user namespaces, no ptrace: EPERM, as in many containers and on many nodes
  *   noseccomp    no user namespaces, no filters
+ *   oldptrace    the same, and no PTRACE_GET_SYSCALL_INFO
  *   nothing      none of the three
  *   old      ENOSYS for every system call newer than Linux 3.10
  *   nolandlock   a kernel without Landlock, and no user namespaces
@@ -30,6 +31,9 @@ int main(int argc, char **argv)
 		IF(435 /* clone3 */, 1), RET(SECCOMP_RET_ERRNO | ENOSYS), IF(SYS_clone, 3), LOAD(16),
 		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_NEWUSER, 0, 1), RET(SECCOMP_RET_ERRNO | EPERM), RET(SECCOMP_RET_ALLOW),
 	};
+	struct sock_filter oldptrace[] = {
+		LOAD(0), IF(SYS_ptrace, 3), LOAD(16), IF(0x420e, 1), RET(SECCOMP_RET_ERRNO | EIO), RET(SECCOMP_RET_ALLOW),
+	};
 	struct sock_filter noseccomp[] = {
 		LOAD(0), IF(SYS_seccomp, 1), RET(SECCOMP_RET_ERRNO | ENOSYS),
 		IF(SYS_prctl, 4), LOAD(16), IF(PR_SET_SECCOMP, 1), RET(SECCOMP_RET_ERRNO | EINVAL), RET(SECCOMP_RET_ALLOW),
@@ -47,15 +51,17 @@ int main(int argc, char **argv)
 		RET(SECCOMP_RET_ALLOW),
 	};
 	struct sock_fprog p, first = { sizeof denied / sizeof *denied, denied };
-	int nothing = argc > 1 && !strcmp(argv[1], "nothing");
+	int nothing = argc > 1 && !strcmp(argv[1], "nothing"), aged = argc > 1 && !strcmp(argv[1], "oldptrace");
 
 	if (argc < 3)
 		return 2;
+	if (aged)
+		first = (struct sock_fprog){ sizeof oldptrace / sizeof *oldptrace, oldptrace };
 	p = !strcmp(argv[1], "old") ? (struct sock_fprog){ sizeof old / sizeof *old, old }
-	    : nothing || !strcmp(argv[1], "noseccomp") ? (struct sock_fprog){ sizeof noseccomp / sizeof *noseccomp, noseccomp }
+	    : nothing || aged || !strcmp(argv[1], "noseccomp") ? (struct sock_fprog){ sizeof noseccomp / sizeof *noseccomp, noseccomp }
 	    : !strcmp(argv[1], "nolandlock") ? (struct sock_fprog){ sizeof nolandlock / sizeof *nolandlock, nolandlock }
 				    : (struct sock_fprog){ sizeof denied / sizeof *denied, denied };
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || (nothing && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &first)) ||
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || ((nothing || aged) && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &first)) ||
 	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p)) {
 		perror("launcher");
 		return 2;

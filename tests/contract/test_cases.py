@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from tests.contract.conftest import BUILDS, Arena
 from tests.support.needs import require
 from udk.engines.base import Engine
+from udk.engines.select import by_name
 
 EMULATING = ("trap", "ptrace", "preload")  # engines where guest root may do what root may
 # Engines that refuse programs without an interpreter.
@@ -121,7 +124,7 @@ def test_trap_on_a_worse_node(arena: Arena, programs: dict[str, str], launcher: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ("noseccomp", "old"))
+@pytest.mark.parametrize("mode", ("noseccomp", "oldptrace", "old"))
 def test_ptrace_on_a_worse_node(arena: Arena, programs: dict[str, str], launcher: str, mode: str) -> None:
     """Neither namespaces nor filters, or no system call younger than Linux 3.10: the ptrace engine works."""
     from udk.engines.ptrace import PtraceEngine
@@ -130,6 +133,37 @@ def test_ptrace_on_a_worse_node(arena: Arena, programs: dict[str, str], launcher
         PtraceEngine(), programs["glibc"], env={"CONTRACT_FAKE_ROOT": "1"}, launcher=(launcher, mode)
     )
     failed = {line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("FAIL ")}
-    expected = {"traced_child", *FILTERS} if mode == "noseccomp" else {*OLD, "union_rename"}
+    expected = {*OLD, "union_rename"} if mode == "old" else {"traced_child", *FILTERS}
     assert failed <= expected, done.stdout
     assert " passed, " in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+    "mode, engine",
+    [("denied", "trap"), ("noseccomp", "ptrace"), ("oldptrace", "ptrace"), ("nothing", "preload")],
+)
+def test_auto_on_a_worse_node(
+    arena: Arena, programs: dict[str, str], launcher: str, mode: str, engine: str, tmp_path: Path
+) -> None:
+    """The first engine that works is found, and doctor says why the ones before it do not."""
+    ask = (
+        "import sys; from udk.engines.select import choose, all_engines, probe\n"
+        "from udk.runtime.spec import RunSpec\n"
+        "print(choose(RunSpec.from_json(sys.stdin.read())).name)\n"
+        "for e in all_engines(): print(e.name, probe(e) or 'works')\n"
+    )
+    home = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}  # what is known of this node is not of that one
+    said = subprocess.run(
+        [launcher, mode, sys.executable, "-c", ask], input=arena.spec("/x").to_json(), stdout=subprocess.PIPE,
+        text=True, check=True, env=home,
+    ).stdout.splitlines()  # fmt: skip
+    assert said[0] == engine
+    works = dict(line.split(" ", 1) for line in said[1:])
+    order = ("namespace", "trap", "ptrace", "preload")
+    assert [works[e] == "works" for e in order[: order.index(engine) + 1]] == [False] * order.index(
+        engine
+    ) + [True]
+    done = arena.run(
+        by_name(engine), programs["glibc"], "registers_are_kept", "union_rename", launcher=(launcher, mode)
+    )
+    assert done.stdout.endswith("passed, 0 failed\n"), done.stdout
