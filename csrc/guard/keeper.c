@@ -243,6 +243,8 @@ static bool set_up(struct keeper *k, struct join *join, struct failure *f)
 		if (r < 0)
 			return fail(f, FAIL_ENGINE, "%s cannot be mounted: %s", p->anchor, errno_text(r));
 		k->anchor = (int)r;
+		if (!(p->clone_flags & CLONE_NEWNS))
+			sys_umount2(p->anchor, MNT_DETACH);
 	}
 	if (p->clone_flags & CLONE_NEWNS && !ns_setup(p, f))
 		return false;
@@ -278,6 +280,9 @@ void keeper_main(struct plan *plan, int socket)
 	struct rlimit64 most = { h.files.rlim_max, h.files.rlim_max };
 	sys_prlimit(0, RLIMIT_NOFILE, &most, NULL);
 	h.umask = (unsigned)sys_umask(0);
+	uint64_t passed;
+	if (plan->loader && str_starts(plan->loader, "/proc/self/fd/") && parse_u64(plan->loader + 14, 10, &passed))
+		sys_fcntl((int)passed, F_SETFD, FD_CLOEXEC);
 	if (plan->loader && (h.loader = (int)sys_open(plan->loader, O_PATH | O_CLOEXEC, 0)) < 0)
 		fail(&f, FAIL_ENGINE, "%s: %s", plan->loader, errno_text(h.loader));
 	if ((plan->loader && h.loader < 0) || !set_up(&k, &join, &f))

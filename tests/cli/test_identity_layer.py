@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.needs import needs
+from tests.support.needs import needs, require
 from tests.support.udk import Udk
 
 pytestmark = needs("busybox")
@@ -35,12 +35,16 @@ def sh(udk: Udk, engine: str, name: str, script: str, *words: str) -> str:
     return udk.ok("run", "--engine", engine, name, "sh", "-c", script, "sh", *words)
 
 
-def test_identity_is_fake_and_the_images(udk: Udk, box: str) -> None:
+@pytest.mark.parametrize("engine, runtime", [("namespace", ""), ("R2", "runc"), ("R3", "crun")])
+def test_identity_is_fake_and_the_images(udk: Udk, box: str, engine: str, runtime: str) -> None:
+    if runtime:
+        require(runtime)
     script = (
         "echo x > /f && chown 1:2 /f && ln -s f /l && chown -h 3:4 /l && mknod /null c 1 3 && chmod 4755 /f"
         " && ls -ln /f /l /null | awk '{ print $1, $3, $4 }' && stat -c '%u %g' /home/ann"
     )
-    said = udk.ok("run", "--engine", "namespace", box, "sh", "-c", script).split("\n")
+    run = ("run", "--engine", engine, box, "sh", "-c")
+    said = udk.ok(*run, script, env={"UDK_OCI_RUNTIME": runtime or None}).split("\n")
     assert said[:4] == ["-rwsr-xr-x 1 2", "lrwxrwxrwx 3 4", "crw-r--r-- 0 0", "1000 1000"]
 
 
@@ -57,7 +61,7 @@ def test_users_are_switched(udk: Udk, box: str) -> None:
     assert said == "1000\n1000\ndenied\n1000 1000\n"
 
 
-@pytest.mark.parametrize("first, second", [("namespace", "trap"), ("trap", "namespace")])
+@pytest.mark.parametrize("first, second", [("namespace", "trap"), ("trap", "namespace"), ("R2", "trap")])
 def test_owners_are_the_same_in_the_other_engine(udk: Udk, box: str, first: str, second: str) -> None:
     change = (
         "mkdir -p /new/sub && echo x > /new/f && ln -s f /new/l && chown -R 1:1 /new"

@@ -45,42 +45,66 @@ def _works() -> bool:
     return not probe(TrapEngine())
 
 
-def add(spec: RunSpec, launch: Launch) -> Launch:
-    """The launch with the layer in it. Raises UdkError, OSError."""
-    from udk.engines.plan import to_descriptor
-    from udk.engines.trap import LOADER, _encode, _loader, _state_directory
+class Layer:
+    """The layer of one run: ``fds`` that its program needs, ``home`` with its state, ``words`` before the
+    payload's argv, ``xino`` whether overlayfs has to mark inodes."""
 
-    root = spec.root
-    layer = os.path.realpath(os.path.dirname(root.upper))
-    home = _state_directory(spec)
-    try:
-        lower = os.open(root.lower[0], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        fds = [lower]
-        words = ["lower-fd", str(lower)]
-        record = root.records[0] if root.records else ""
-        if record:
-            fds.append(os.open(record, os.O_RDONLY | os.O_CLOEXEC))
-            words += ["record-fd", str(fds[-1])]
-        xino = os.fstat(lower).st_dev != os.stat(root.upper).st_dev
-        words += ["options", str(_options(spec) | (_XINO if xino else 0))]
-        words += ["mount", "0", "", "", "", "mount", str(_MOUNT_PROC), "/proc", "/proc", ""]
-        words += ["loader", "/proc/self/exe", "state", f"/{os.path.basename(home)}/state"]
-        words += ["work", "/upper", "changes", f"/{os.path.basename(root.changes)}", *_who(spec)]
-        fds.append(to_descriptor(_encode(words)))
-        plan = [*launch.plan, ("loader", _loader(home), "3"), ("anchor", layer), ("remove", home)]
-    except (OSError, UdkError):
+    __slots__ = ("fds", "home", "layer", "words", "xino")
+
+    def __init__(self, spec: RunSpec) -> None:
+        """Makes the state's directory. Raises UdkError, OSError."""
+        from udk.engines.plan import to_descriptor
+        from udk.engines.trap import LOADER, _encode, _state_directory
+
+        root = spec.root
+        self.layer = os.path.realpath(os.path.dirname(root.upper))
+        self.home = _state_directory(spec)
+        self.fds: list[int] = []
+        try:
+            self.fds.append(os.open(root.lower[0], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            words = ["lower-fd", str(self.fds[0])]
+            record = root.records[0] if root.records else ""
+            if record:
+                self.fds.append(os.open(record, os.O_RDONLY | os.O_CLOEXEC))
+                words += ["record-fd", str(self.fds[1])]
+            self.xino = os.fstat(self.fds[0]).st_dev != os.stat(root.upper).st_dev
+            words += ["options", str(_options() | (_XINO if self.xino else 0))]
+            words += ["mount", "0", "", "", "", "mount", str(_MOUNT_PROC), "/proc", "/proc", ""]
+            words += ["loader", "/proc/self/exe", "state", f"/{os.path.basename(self.home)}/state"]
+            words += ["work", "/upper", "changes", f"/{os.path.basename(root.changes)}", *_who(spec)]
+            self.fds.append(to_descriptor(_encode(words)))
+        except (OSError, UdkError):
+            self.discard()
+            raise
+        self.words = [LOADER, "run", str(self.fds[-1])]
+
+    def discard(self) -> None:
         from udk.engines.guard import remove
 
-        remove([home])
-        raise
-    if xino:
+        remove([self.home])
+
+    def loader(self) -> str:
+        """The program's path, where it can be executed."""
+        from udk.engines.trap import _loader
+
+        return _loader(self.home)
+
+
+def add(spec: RunSpec, launch: Launch) -> Launch:
+    """The launch with the layer in it. Raises UdkError, OSError."""
+    made = Layer(spec)
+    plan = [
+        *launch.plan, ("loader", made.loader(), str(len(made.words))), ("anchor", made.layer),
+        ("remove", made.home),
+    ]  # fmt: skip
+    if made.xino:
         plan.append(("xino",))
     if spec.confine:
-        plan += [("keep-fd", str(fd)) for fd in fds]
+        plan += [("keep-fd", str(fd)) for fd in made.fds]
     return Launch(
-        [LOADER, "run", str(fds[-1]), *launch.argv],
+        [*made.words, *launch.argv],
         launch.env,
-        fds=(*launch.fds, *fds),
+        fds=(*launch.fds, *made.fds),
         subreaper=launch.subreaper,
         plan=tuple(plan),
         limits=launch.limits,
@@ -111,7 +135,7 @@ def join(spec: RunSpec, launch: Launch, keeper: int) -> Launch:
     )
 
 
-def _options(spec: RunSpec) -> int:
+def _options() -> int:
     options = _OWNERS | _IDENTITY | _FAKE_ROOT
     if os.environ.get("UDK_TRAP_PATCH") != "0":
         options |= _PATCH

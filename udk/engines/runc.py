@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 
+from udk.engines import identity
 from udk.engines.base import Engine, Launch
 from udk.engines.namespace import _KEPT_CAPABILITIES as KEPT
 from udk.engines.namespace import _confined
@@ -25,6 +26,7 @@ from udk.errors import EngineError, EngineUnavailableError, UdkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from udk.runtime.spec import Mount, RunSpec
@@ -42,10 +44,20 @@ _NAMES = ["CAP_" + name for number, name in _CAPABILITIES.items() if KEPT >> num
 
 class RuncEngine(Engine):
     name = "runc"
-    aliases = ("R1",)
+    aliases = ("R1", "R2", "R3")
     boundary = "namespaces"
     capabilities = frozenset(
-        ("overlay", "readonly", "pidns", "netns", "hostname", "subids", "static", "private-mounts")
+        (
+            "overlay",
+            "readonly",
+            "pidns",
+            "netns",
+            "hostname",
+            "subids",
+            "static",
+            "private-mounts",
+            "fake-root",
+        )
     )
 
     def probe(self) -> str:
@@ -84,8 +96,8 @@ class RuncEngine(Engine):
 
     def reasons_against(self, spec: RunSpec) -> list[str]:
         reasons = []
-        if spec.engine in ("R2", "R3"):
-            reasons.append(f"{spec.engine} needs an identity layer inside, which it does not have; take R1")
+        if spec.engine in ("R2", "R3") and not _layered(spec):
+            reasons.append(f"{spec.engine} asks for an identity layer, which this run cannot have; take R1")
         if not spec.root.lower:
             reasons.append("a plain tree as root is not implemented in it")
         if spec.pid != "private":
@@ -118,13 +130,16 @@ class RuncEngine(Engine):
     def join(self, spec: RunSpec, pid: int) -> Launch:
         from udk.engines.namespace import _capabilities, _ids
 
-        plan: list[tuple[str, ...]] = [("join", str(_inner_keeper(pid))), ("cwd", spec.cwd), _capabilities()]
+        keeper = _inner_keeper(pid)
+        plan: list[tuple[str, ...]] = [("join", str(keeper)), ("cwd", spec.cwd), _capabilities()]
         if spec.identity.subids:
             plan += _ids(spec)
         plan += _confined(spec)
-        return Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
+        launch = Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
+        return identity.join(spec, launch, _pid_inside(keeper))
 
     def cleanup(self, spec: RunSpec) -> None:
+        identity.cleanup(spec)
         if not spec.root.upper:
             return
         link = f"{os.path.dirname(spec.root.upper)}/{_LINK}"
@@ -155,19 +170,24 @@ def find_runtime() -> str:
     raise EngineUnavailableError(f"{missing} is installed here", "ask for the package runc or crun")
 
 
-def bundle(spec: RunSpec, home: str) -> dict[str, Any]:
+def bundle(spec: RunSpec, home: str, layer: str = "") -> dict[str, Any]:
     """``config.json`` for the run (OCI runtime specification 1.0.2, config.md and config-linux.md), with the
-    root at ``home``/rootfs. Raises UdkError."""
+    root at ``home``/rootfs; ``layer`` is the directory of the private layer, for the identity layer. Raises
+    UdkError."""
     namespaces = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts")]
     if spec.network == "none":
         namespaces.append({"type": "network"})
     dev = next(_normal(m.target) for m in spec.mounts if m.kind == "dev")
     mounts: list[dict[str, Any]] = []
+    names = _NAMES
     targets = {_normal(m.target) for m in spec.mounts}
     for number, mount in enumerate(spec.mounts):
         mounts += _mount(mount, f"{home}/file{number}", targets, spec)
     for name in ("init", "plan", "gate"):
         mounts.append(_bind(f"{home}/{name}", f"{dev}/{_INIT}/{name}", True))
+    if layer:  # its init needs it for a moment; see csrc/guard/keeper.c
+        mounts.append(_bind(layer, f"{dev}/{_INIT}/layer", False))
+        names = [*_NAMES, "CAP_SYS_ADMIN"]
     config: dict[str, Any] = {
         "ociVersion": "1.0.2",
         "process": {
@@ -176,7 +196,7 @@ def bundle(spec: RunSpec, home: str) -> dict[str, Any]:
             "args": [f"{dev}/{_INIT}/init", "run", f"{dev}/{_INIT}/plan", "container"],
             "env": ["PATH=/usr/bin:/bin"],
             "cwd": "/",
-            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), _NAMES),
+            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), names),
             "noNewPrivileges": not spec.identity.subids,
         },
         "root": {"path": f"{home}/rootfs", "readonly": spec.root.readonly},
@@ -257,22 +277,30 @@ def _mount(m: Mount, private: str, targets: set[str], spec: RunSpec) -> list[dic
     raise UdkError(f"unknown kind of mount {m.kind} for {m.target}")
 
 
-def _inner_plan(spec: RunSpec, dry: bool, ids: tuple[int, int] = (0, 0)) -> list[tuple[str, ...]]:
-    """What our init inside is told: who the payload is, and the payload. ``ids``: who the init is there."""
+def _layered(spec: RunSpec) -> bool:
+    # a confined container gets no descriptors
+    return spec.engine != "R1" and not spec.confine and identity.wanted(spec)
+
+
+def _inner_plan(
+    spec: RunSpec, dry: bool, ids: tuple[int, int] = (0, 0), before: Sequence[str] = ()
+) -> list[tuple[str, ...]]:
+    """What our init inside is told: who the payload is, and the payload. ``ids``: who the init is there;
+    ``before``: words in front of the payload's."""
     import signal
 
-    identity = spec.identity
+    who = spec.identity
     ops: list[tuple[str, ...]] = [("cwd", spec.cwd), ("keep-caps", f"{KEPT:x}")]
-    if identity.subids:
-        ops.append(("ids", str(identity.uid), str(identity.gid)))
-        ops += [("group", str(g)) for g in identity.groups]
+    if who.subids:
+        ops.append(("ids", str(who.uid), str(who.gid)))
+        ops += [("group", str(g)) for g in who.groups]
         ops.append(("new-privileges",))
-    elif (identity.uid, identity.gid) != ids:
+    elif (who.uid, who.gid) != ids:
         # the runtime knows one user only: a namespace inside its own shows another
         ops.append(("clone", f"{CLONE_NEWUSER:x}"))
-        ops += [("map-uid", str(identity.uid), str(ids[0]), "1")]
-        ops += [("map-gid", str(identity.gid), str(ids[1]), "1")]
-    ops += [("arg", a) for a in spec.argv]
+        ops += [("map-uid", str(who.uid), str(ids[0]), "1")]
+        ops += [("map-gid", str(who.gid), str(ids[1]), "1")]
+    ops += [("arg", a) for a in (*before, *spec.argv)]
     env = dict(spec.env)
     if spec.cookie:
         env.setdefault("UDK_COOKIE", spec.cookie)
@@ -325,11 +353,22 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
         os.mkdir(f"{home}/{name}", 0o700)
     shutil.copy(GUARD, f"{home}/init")
     dev = next(_normal(m.target) for m in spec.mounts if m.kind == "dev")
-    with open(f"{home}/plan", "wb") as plan_file:
-        plan_file.write(encode([("through", f"{dev}/{_INIT}/gate"), *_inner_plan(spec, dry)]))
-    with open(f"{home}/bundle/config.json", "w", encoding="utf-8") as f:
-        json.dump(bundle(spec, home), f)
+    layer = identity.Layer(spec) if not dry and _layered(spec) else None
+    inner = [("through", f"{dev}/{_INIT}/gate"), *_inner_plan(spec, dry, before=layer.words if layer else ())]
     plan = _staged_root(spec)
+    fds: list[int] = []
+    if layer:
+        # descriptors come through the gate under their numbers
+        fds = [*layer.fds, os.open(layer.loader(), os.O_PATH | os.O_CLOEXEC)]
+        inner += [("loader", f"/proc/self/fd/{fds[-1]}", str(len(layer.words)))]
+        inner += [("anchor", f"{dev}/{_INIT}/layer")]
+        plan.append(("remove", layer.home))
+        if layer.xino:
+            plan.append(("xino",))
+    with open(f"{home}/plan", "wb") as plan_file:
+        plan_file.write(encode(inner))
+    with open(f"{home}/bundle/config.json", "w", encoding="utf-8") as f:
+        json.dump(bundle(spec, home, layer.layer if layer else ""), f)
     plan += [("gate", f"{home}/gate", f"{home}/said"), ("confine", "d" if spec.confine else "c")]
     plan += [("dir", spec.cwd), ("stage", f"{home}/rootfs")]
     words = [runtime, "--root", f"{home}/state"]
@@ -344,8 +383,8 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
     path = os.environ.get("PATH", "") or "/usr/bin:/bin"
     env = {"PATH": path, "HOME": home, "XDG_RUNTIME_DIR": f"{home}/run", "TMPDIR": home}
     return Launch(
-        words, env, subreaper=False, plan=(*plan, ("program", runtime), ("remove", home)), limits=False,
-        gate=True,
+        words, env, fds=tuple(fds), subreaper=False, plan=(*plan, ("program", runtime), ("remove", home)),
+        limits=False, gate=True,
     )  # fmt: skip
 
 
@@ -399,6 +438,16 @@ def _inner_keeper(guard: int, patience: float = 10.0) -> int:
         if time.monotonic() > deadline:
             raise EngineError(f"the container of process {guard} has not started yet", "try again")
         time.sleep(0.02)
+
+
+def _pid_inside(pid: int) -> int:
+    """The number that a process has in its own pid namespace."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as f:
+            row = next(line for line in f if line.startswith("NSpid:"))
+    except (OSError, StopIteration):
+        return pid
+    return int(row.split()[-1])
 
 
 def _is_inside(pid: int, guard: int) -> bool:
