@@ -229,16 +229,31 @@ def test_what_it_cannot_do_is_said(box: Box) -> None:
 
     assert against() == ""
     assert "pid namespace" in against(pid="host")
-    assert "/dev/fuse" in against(mounts=(Mount(source="/dev/fuse", target="/dev/fuse", is_dir=False),))
-    assert against(mounts=(Mount(source="/dev/nvidia0", target="/dev/nvidia0", is_dir=False),)) == ""
+    assert "proc is at /proc" in against(mounts=(Mount(kind="proc", target="/elsewhere"),))
 
 
-def test_devices_of_gpus_become_its_own_options(box: Box, tmp_path: Path) -> None:
-    spec = box.spec("/hello", mounts=(
-        Mount(source="/dev/nvidia0", target="/dev/nvidia0", is_dir=False),
-        Mount(source="/dev/nvidiactl", target="/dev/nvidiactl", is_dir=False),
-        Mount(source="/dev/kfd", target="/dev/kfd", is_dir=False),
-    ))  # fmt: skip
-    words = ENGINE.launch(spec).argv
-    assert words.count("--nv") == 1 and words.count("--rocm") == 1
-    ENGINE.cleanup(spec)
+def test_devices_of_gpus(box: Box) -> None:
+    """They are bound, and its own options bring the libraries."""
+    names = ("nvidia0", "nvidiactl", "kfd")
+    mounts = tuple(Mount(source="/dev/null", target=f"/dev/{name}", is_dir=False) for name in names)
+    spec = box.spec("/hello", "ls", "/dev", mounts=mounts)
+    launch = ENGINE.launch(spec)
+    assert launch.argv.count("--nv") == 1 and launch.argv.count("--rocm") == 1
+    guard = spawn(spec, launch, stdout=subprocess.PIPE, text=True)
+    out, _ = guard.communicate(timeout=20)
+    assert guard.returncode == 0 and {*names, "null", "full", "pts", "shm"} <= set(out.split())
+
+
+def test_what_is_mounted_is_as_asked_for(shell: Box, tmp_path: Path) -> None:
+    mounts = (
+        Mount(kind="tmpfs", target="/small", options=("size=1m", "mode=750")),
+        Mount(source="/dev", target="/host", readonly=True),  # with mounts below
+        Mount(source=str(tmp_path), target="/rw"),
+        Mount(kind="file", target="/rw/below/made", content="made", is_dir=False),
+    )
+    script = (
+        "df -k /small | tail -1 | awk '{print $2}'; stat -c %a /small; "
+        "grep ' /host' /proc/mounts | grep -cv ' ro,'; cat /rw/below/made; ls /sys/class/net"
+    )
+    done = run(shell, "sh", "-c", script, mounts=mounts, network="none")
+    assert done == (0, "1024\n750\n0\nmadelo\n", "")

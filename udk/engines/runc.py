@@ -16,6 +16,7 @@ from udk.engines.base import Engine, Launch
 from udk.engines.namespace import _KEPT_CAPABILITIES as KEPT
 from udk.engines.namespace import _confined
 from udk.engines.plan import (
+    CLONE_NEWNET,
     CLONE_NEWNS,
     CLONE_NEWPID,
     CLONE_NEWUSER,
@@ -316,12 +317,15 @@ def _inner_plan(
     return [*ops, ("dry",)] if dry else ops
 
 
-def _staged_root(spec: RunSpec) -> list[tuple[str, ...]]:
+def _staged_root(spec: RunSpec, own_network: bool = False) -> list[tuple[str, ...]]:
     """Operations for the namespaces in which another runtime runs, and for the root that it is shown."""
     from udk.engines.subids import map_ops
 
     root = spec.root
-    plan: list[tuple[str, ...]] = [("clone", f"{CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID:x}")]
+    network = CLONE_NEWNET if own_network else 0
+    plan: list[tuple[str, ...]] = [("clone", f"{CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | network:x}")]
+    if network:
+        plan.append(("loopback",))
     if spec.identity.subids:
         plan += [*map_ops(), ("new-privileges",)]
     else:
@@ -394,7 +398,8 @@ def _state_directory(spec: RunSpec, link_name: str = _LINK) -> str:
     token = os.urandom(6).hex()
     error: OSError | None = None
     beside = [os.path.realpath(os.path.dirname(spec.root.upper))] if spec.root.upper else []
-    for parent in (*beside, "/dev/shm", os.environ.get("TMPDIR", "/tmp")):
+    memory = ["/dev/shm"] if link_name == _LINK else []  # apptainer binds nothing of /dev to /dev
+    for parent in (*beside, *memory, os.environ.get("TMPDIR", "/tmp")):
         home = f"{parent}/udk-{token}"
         try:
             if os.statvfs(parent).f_flag & os.ST_NOEXEC:  # our init is to be executed there

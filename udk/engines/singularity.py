@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RUNTIMES = ("apptainer", "singularity")
 _LINK = "singularity"  # a link beside the upper, to the directory of the run
 _INIT = "/.udk"  # where our init is inside
-_OWN = {"proc": "/proc", "sys": "/sys", "dev": "/dev", "devpts": "/dev/pts", "shm": "/dev/shm"}
+_OWN = ("proc", "sys", "dev", "devpts", "shm")  # made by the runtime where we cannot
 
 # Nothing but what is asked for; only an installation without set-id programs takes it.
 _CONFIGURATION = """\
@@ -38,9 +38,9 @@ config passwd = no
 config group = no
 config resolv_conf = no
 mount proc = yes
-mount sys = yes
-mount dev = minimal
-mount devpts = yes
+mount sys = no
+mount dev = no
+mount devpts = no
 mount home = no
 mount tmp = no
 mount hostfs = no
@@ -106,9 +106,15 @@ class SingularityEngine(Engine):
             reasons.append("CVMFS repositories need a mounted /cvmfs")
         for m in spec.mounts:
             target = _normal(m.target)
-            if m.kind in _OWN and target != _OWN[m.kind]:
-                reasons.append(f"{m.kind} is at {_OWN[m.kind]} there, not at {target}")
-            if m.kind not in _OWN and target.startswith("/dev/") and not _gpu(m):
+            if m.kind == "proc" and target != "/proc":
+                reasons.append(f"proc is at /proc there, not at {target}")
+            if (
+                not root.lower
+                and m.kind not in _OWN
+                and target.startswith("/dev/")
+                and not _gpu(m)
+                and _has_set_id()
+            ):
                 reasons.append(f"nothing can be mounted at {target} there")
         return reasons
 
@@ -237,7 +243,7 @@ def _bind(source: str, target: str, readonly: bool) -> list[str]:
 def _mount(m: Mount, private: str) -> list[str]:
     target = _normal(m.target)
     if m.kind in _OWN or _gpu(m):
-        return [_gpu(m)] if _gpu(m) else []
+        return []
     if m.kind == "bind":
         if not m.source.startswith("/"):
             raise UdkError(f"{m.source}: the source of a bind must be an absolute path")
@@ -269,32 +275,28 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
     if _is_set_id(runtime):
         # The node's root mounts, in a mount namespace where ours are not: it needs a tree as it lies on disk.
         ids, tree = (os.geteuid(), os.getegid()), spec.root.upper
-        plan = [("new-privileges",)]
-        for m in spec.mounts:
-            _make_target(tree, _normal(m.target), m.kind != "file" and m.is_dir)
-        for target in ("/dev", "/proc", "/sys", _INIT):
-            _make_target(tree, target, True)
+        plan, binds = [("new-privileges",)], _plain_binds(spec, home)
+        network = ["--net", "--network", "none"] if spec.network == "none" else []
     else:
         ids, tree = (0, 0), f"{home}/root"
-        plan = [*_staged_root(spec), *_targets(spec), ("stage", tree)]
+        ops, binds = _staged_binds(spec, tree)
+        plan = [*_staged_root(spec, spec.network == "none"), *ops, ("stage", tree)]
+        network = []
         with open(f"{home}/conf/udk.conf", "w", encoding="utf-8") as f:
             f.write(_CONFIGURATION)
         words += ["--config", f.name]
     with open(f"{home}/in/plan", "wb") as inner:
         inner.write(encode([("through", f"{_INIT}/gate"), *_inner_plan(spec, dry, ids)]))
-    words += ["exec", "--contain", "--no-home", "--pid", "--no-init", "--ipc", "--pwd", "/"]
+    words += ["exec", "--contain", "--no-home", "--pid", "--no-init", "--ipc", "--pwd", "/", *network]
     words += ["--no-mount", "cwd,tmp,home,hostfs,bind-paths"]
     if not spec.root.readonly:
         words.append("--writable")
     if spec.hostname:
         words += ["--hostname", spec.hostname]
-    if spec.network == "none":
-        words += ["--net", "--network", "none"]
-    words += _bind(f"{home}/in", _INIT, True)
-    for number, mount in enumerate(spec.mounts):
-        made = _mount(mount, f"{home}/{number}")
-        if made and (len(made) > 1 or made[0] not in words):
-            words += made
+    for m in spec.mounts:
+        if _gpu(m) and _gpu(m) not in words:
+            words.append(_gpu(m))
+    words += [*binds, *_bind(f"{home}/in", _INIT, True)]
     words += [tree, f"{_INIT}/init", "run", f"{_INIT}/plan", "container"]
     env = {"PATH": os.environ.get("PATH", "") or "/usr/bin:/bin", "HOME": home, "TMPDIR": home}
     for prefix in ("APPTAINER", "SINGULARITY"):
@@ -306,14 +308,49 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
     return Launch(words, env, plan=tuple(plan), subreaper=False, limits=False, gate=True)
 
 
-def _targets(spec: RunSpec) -> list[tuple[str, ...]]:
-    """What must be there to be mounted on: in a writable root it makes nothing by itself."""
-    ops: list[tuple[str, ...]] = [("dir", target) for target in ("/dev", "/proc", "/sys", _INIT, spec.cwd)]
+def _staged_binds(spec: RunSpec, tree: str) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Every mount is made by the guard, beside the root (read-only with all that is mounted below, a tmpfs of
+    the size that was asked for); the runtime binds it to its place, which must be there: in a writable root
+    it makes nothing. Returns the guard's operations and the runtime's words."""
+    from udk.engines.namespace import _mount as mount_ops
+
+    ops: list[tuple[str, ...]] = [("dir", target) for target in ("/proc", _INIT, spec.cwd)]
+    words: list[str] = []
+    targets = {_normal(m.target) for m in spec.mounts}
+    placed: list[tuple[str, str]] = []  # targets, and where they are for now; later ones cover earlier ones
     if any(_gpu(m) for m in spec.mounts):
         ops.append(("dir", "/.singularity.d/libs"))  # where the libraries of --nv and --rocm go
-    for m in spec.mounts:
-        if m.kind in _OWN or _gpu(m) or ("optional" in m.options and not os.path.exists(m.source)):
+    for number, m in enumerate(spec.mounts):
+        target, place = _normal(m.target), f"{_INIT}/m/{number}"
+        if m.kind == "proc" and target == "/proc":  # of its own pid namespace
             continue
-        is_dir = os.path.isdir(m.source) if m.kind == "bind" else m.kind == "tmpfs"
-        ops.append(("dir" if is_dir else "touch", _normal(m.target)))
-    return ops
+        if m.kind == "bind" and not os.path.exists(m.source):
+            if "optional" in m.options:
+                continue
+            raise EngineError(f"{m.source} does not exist on this host")
+        # What lies within an earlier mount, or covers it, goes along with that.
+        for above, there in reversed(placed):
+            if target == above or target.startswith(above + "/"):
+                place = there + target[len(above) :]
+                break
+        else:
+            is_dir = os.path.isdir(m.source) if m.kind == "bind" else m.kind != "file"
+            ops.append(("dir" if is_dir else "touch", target))
+            words += _bind(tree + place, target, m.readonly)
+        inside = {place + t[len(target) :] for t in targets if t.startswith(target + "/")}
+        ops += mount_ops(m.replace(target=place), inside)
+        placed.append((target, place))
+    return ops, words
+
+
+def _plain_binds(spec: RunSpec, home: str) -> list[str]:
+    tree = spec.root.upper
+    words: list[str] = []
+    for target in ("/dev", "/proc", "/sys", _INIT):
+        _make_target(tree, target, True)
+    for number, m in enumerate(spec.mounts):
+        made = _mount(m, f"{home}/{number}")
+        if made:
+            _make_target(tree, _normal(m.target), m.kind == "tmpfs" or os.path.isdir(m.source))
+        words += made
+    return words
