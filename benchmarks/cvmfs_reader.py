@@ -1,5 +1,6 @@
 """One measured run of the client in a process of its own: ``python cvmfs_reader.py MODE REPOSITORY-URL KEY
-CACHE PREFETCH [ARGUMENT]`` prints JSON: seconds, peak memory in MB, entries or bytes."""
+CACHE PREFETCH [ARGUMENT]`` prints JSON: seconds, and those of processor time, peak memory in MB, entries or
+bytes."""
 
 from __future__ import annotations
 
@@ -29,6 +30,11 @@ def _read(repository: Repository, path: str) -> int:
 def first(repository: Repository, argument: str) -> int:
     """Reads one small file."""
     return _read(repository, argument)
+
+
+def names(repository: Repository, argument: str) -> int:
+    """Every directory, names only: what find does."""
+    return sum(len(found) + len(files) for _, found, files in repository.walk("/"))
 
 
 def walk(repository: Repository, argument: str) -> int:
@@ -64,18 +70,19 @@ def trace(repository: Repository, argument: str) -> int:
 
 
 MODES: dict[str, Callable[[Repository, str], int]] = {
-    "open": lambda repository, argument: 0, "first": first, "walk": walk, "reads": reads, "copy": copy,
-    "trace": trace,
+    "open": lambda repository, argument: 0, "first": first, "names": names, "walk": walk, "reads": reads,
+    "copy": copy, "trace": trace,
 }  # fmt: skip
 
 
 def main(mode: str, url: str, key: str, cache: str, prefetch: str, argument: str = "") -> None:
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     config: dict[str, Any] = {"CVMFS_PREFETCH": prefetch, "CVMFS_QUOTA_LIMIT": "4000"}
     with Repository(FQRN, server=url, keys=key, proxy="DIRECT", cache=cache, config=config) as repository:
         amount = MODES[mode](repository, argument)
         seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "memory": _peak_memory(), "amount": amount}))
+    cpu = time.process_time() - processor
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "memory": _peak_memory(), "amount": amount}))
 
 
 def _peak_memory() -> int:

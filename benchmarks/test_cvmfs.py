@@ -4,7 +4,9 @@ published.
 A tree of 50,000 small files, one of about 300 MB in thousands of files, and numpy with scipy as pip installs
 them; served by a static server in another process, at once and with 20 ms before each answer. The client
 runs in a fresh process; the figures are the seconds between opening the repository and the last byte. What
-can be counted is asserted, times are printed:
+can be counted is asserted, times are printed, beside what the official client (cvmfs2 2.12, FUSE) took
+on such a machine for the same, in a repository of 138,864 entries; where it did more of the same, its time is
+given for as many entries:
 
 ``python -m pytest benchmarks/test_cvmfs.py -m '' -s``. The repositories are made once, in
 ``$UDK_TEST_CACHE``.
@@ -16,7 +18,6 @@ import json
 import os
 import posixpath
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -37,7 +38,11 @@ pytestmark = pytest.mark.slow
 ROUNDS = int(os.environ.get("UDK_BENCH_ROUNDS", "3"))
 TOP = Path(__file__).resolve().parents[1]
 READER = Path(__file__).with_name("cvmfs_reader.py")
-IMPORTS = "import numpy; import scipy.linalg, scipy.optimize, scipy.signal, scipy.stats"
+IMPORTS = (
+    "import numpy, scipy",
+    "import numpy, scipy.linalg, scipy.sparse",
+    "import numpy; import scipy.linalg, scipy.optimize, scipy.signal, scipy.stats",
+)
 
 
 def place() -> Path:
@@ -107,6 +112,20 @@ def make_python_tree(top: Path) -> None:
         pytest.skip(f"numpy and scipy cannot be had: {done.stderr.strip()[-200:]}")
 
 
+# seconds that the official client takes, as root and in a user namespace
+OFFICIAL = {
+    "open": "0.07-0.16",
+    "first": "0.07-0.19",
+    "names": "1.0-1.5 (of 2.5-3.8)",
+    "walk": "1.8-3.2 (of 4.7-8.2)",
+    "reads cold": "2.4-4.7",
+    "reads warm": "0.5-2.0",
+    "copy cold": "6.0-9.1 (tar of 309 MB)",
+    "copy warm": "1.6-2.4 (tar of 309 MB)",
+    "import 20ms": "18.4 (numpy, scipy.linalg, networkx)",
+}
+
+
 class Run:
     """One run of the reader."""
 
@@ -121,6 +140,7 @@ class Run:
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
         self.seconds: float = told["seconds"]
+        self.cpu: float = told["cpu"]
         self.memory: int = told["memory"]
         self.amount: int = told["amount"]
         self.requests, self.bytes = server.counts()
@@ -150,13 +170,18 @@ def measure(
     return runs
 
 
-def show(label: str, runs: list[Run], **more: float) -> float:
-    middle = statistics.median(r.seconds for r in runs)
+def show(label: str, runs: list[Run], official: str = "", **more: float) -> float:
+    """Prints the fastest of the runs; other work on the machine only makes them slower."""
+    best = min(runs, key=lambda r: r.seconds)
     extra = "".join(f"  {k} {v:.3f}" for k, v in more.items())
     memory = max(r.memory for r in runs)
-    size = f"{runs[-1].bytes / 1e6:7.1f} MB"
-    print(f"\n{label:<46} {middle:7.3f} s  {runs[-1].requests:5} requests  {size}  {memory:4} MB{extra}")
-    return middle
+    size = f"{best.bytes / 1e6:7.1f} MB"
+    peer = f"  official {OFFICIAL[official]}" if official else ""
+    print(
+        f"\n{label:<42} {best.seconds:7.3f} s  cpu {best.cpu:6.3f} s  {best.requests:5} requests  {size}  "
+        f"{memory:3} MB memory{extra}{peer}"
+    )
+    return best.seconds
 
 
 def local(action: Callable[[], object]) -> float:
@@ -171,11 +196,11 @@ def test_open_and_first_byte(tmp_path: Path, delay: float) -> None:
     path = "/" + str(next((site / "tree").rglob("file4321")).relative_to(site / "tree"))
     with serve(site / "web", delay) as server:
         cold = measure(server, "open", tmp_path)
-        show(f"open, cold ({delay * 1000:.0f} ms)", cold)
+        show(f"open, cold ({delay * 1000:.0f} ms)", cold, "" if delay else "open")
         # manifest, whitelist, certificate, root catalog
         assert cold[0].requests == 4
         first = measure(server, "first", tmp_path, argument=path)
-        show(f"open and first byte, cold ({delay * 1000:.0f} ms)", first)
+        show(f"open and first byte, cold ({delay * 1000:.0f} ms)", first, "" if delay else "first")
         assert first[0].requests <= 7
         warm = measure(server, "first", tmp_path, warm=True, argument=path)
         show(f"open and first byte, warm ({delay * 1000:.0f} ms)", warm)
@@ -187,26 +212,33 @@ def test_walk_of_50000_files(tmp_path: Path, delay: float) -> None:
     site = published("many", make_large_tree)
     disk = local(lambda: [os.lstat(os.path.join(d, n)) for d, s, f in os.walk(site / "tree") for n in s + f])
     with serve(site / "web", delay) as server:
+        names = measure(server, "names", tmp_path)
+        show(f"walk, cold ({delay * 1000:.0f} ms)", names, "names", disk=disk)
+        names = measure(server, "names", tmp_path, warm=True)
+        show(f"walk, warm ({delay * 1000:.0f} ms)", names, "names", disk=disk)
         cold = measure(server, "walk", tmp_path)
         show(f"walk and lstat, cold ({delay * 1000:.0f} ms)", cold, disk=disk)
         assert cold[0].amount > 50_000
         warm = measure(server, "walk", tmp_path, warm=True)
-        show(f"walk and lstat, warm ({delay * 1000:.0f} ms)", warm, disk=disk)
+        show(f"walk and lstat, warm ({delay * 1000:.0f} ms)", warm, "walk", disk=disk)
         assert warm[0].requests == 1
         assert max(r.memory for r in cold + warm) < 100
 
 
-def test_3000_random_reads(tmp_path: Path) -> None:
-    site = published("many", make_large_tree)
-    paths = ["/" + str(p.relative_to(site / "tree")) for p in sorted((site / "tree").rglob("file*"))]
+@pytest.mark.parametrize("name", ["many", "copy"])
+def test_3000_random_reads(tmp_path: Path, name: str) -> None:
+    """Of 50,000 files of 1.6 kB, and of the small files of this system."""
+    site = published(name, {"many": make_large_tree, "copy": make_copy_tree}[name])
+    files = [p for p in sorted((site / "tree").rglob("*")) if p.is_file() and p.stat().st_size <= 64 << 10]
+    paths = ["/" + str(p.relative_to(site / "tree")) for p in files]
     (tmp_path / "paths").write_text("\n".join(paths))
     disk = local(lambda: [(site / "tree" / p[1:]).read_bytes() for p in paths[:3000]])
     with serve(site / "web") as server:
         cold = measure(server, "reads", tmp_path, argument=str(tmp_path / "paths"))
-        show("3,000 random reads, cold", cold, disk=disk)
+        show(f"3,000 random reads, cold ({name})", cold, "reads cold", disk=disk)
         assert cold[0].requests < 3_400
         warm = measure(server, "reads", tmp_path, warm=True, argument=str(tmp_path / "paths"))
-        show("3,000 random reads, warm", warm, disk=disk)
+        show(f"3,000 random reads, warm ({name})", warm, "reads warm", disk=disk)
         assert warm[0].requests == 1
         assert max(r.memory for r in cold + warm) < 100
 
@@ -218,17 +250,17 @@ def test_copy_of_300_megabytes(tmp_path: Path, delay: float) -> None:
     disk = local(lambda: shutil.copytree(site / "tree", tmp_path / "local"))
     with serve(site / "web", delay) as server:
         cold = measure(server, "copy", tmp_path, argument=target, target=target)
-        show(f"copy of 300 MB, cold ({delay * 1000:.0f} ms)", cold, disk=disk)
+        show(f"copy of 300 MB, cold ({delay * 1000:.0f} ms)", cold, "" if delay else "copy cold", disk=disk)
         assert cold[0].amount == 0
         warm = measure(server, "copy", tmp_path, warm=True, argument=target, target=target)
-        show(f"copy of 300 MB, warm ({delay * 1000:.0f} ms)", warm, disk=disk)
+        show(f"copy of 300 MB, warm ({delay * 1000:.0f} ms)", warm, "copy warm", disk=disk)
         assert max(r.memory for r in cold + warm) < 100
 
 
-def opened_by_import(tree: Path, tmp: Path) -> list[str]:
+def opened_by_import(tree: Path, tmp: Path, statement: str) -> list[str]:
     """Files of the tree in the order in which an interpreter opens them."""
     log = tmp / "strace"
-    program = f"import sys; sys.path.insert(0, {str(tree)!r}); {IMPORTS}"
+    program = f"import sys; sys.path.insert(0, {str(tree)!r}); {statement}"
     strace = find("strace")
     assert strace is not None
     command = [
@@ -260,14 +292,15 @@ def opened_by_import(tree: Path, tmp: Path) -> list[str]:
 
 
 @needs("strace")
+@pytest.mark.parametrize("statement", IMPORTS)
 @pytest.mark.parametrize("delay", [0.0, 0.02], ids=["loopback", "20ms"])
-def test_first_import_of_numpy_and_scipy(tmp_path: Path, delay: float) -> None:
+def test_first_import_of_numpy_and_scipy(tmp_path: Path, delay: float, statement: str) -> None:
     """The order of opens of a real import, replayed; nothing was recorded before, and nothing knows what
     comes.
     """
     site = published("python", make_python_tree)
-    order = opened_by_import(site / "tree", tmp_path)
-    assert len(order) > 300
+    order = opened_by_import(site / "tree", tmp_path, statement)
+    assert len(order) > 90
     (tmp_path / "order").write_text("\n".join(order))
     with serve(site / "web", delay) as server:
         one_by_one: list[Run] = []
@@ -277,9 +310,10 @@ def test_first_import_of_numpy_and_scipy(tmp_path: Path, delay: float) -> None:
                 cache = tmp_path / f"cache-{prefetch}"
                 shutil.rmtree(cache, ignore_errors=True)
                 runs.append(Run(server, "trace", cache, prefetch, str(tmp_path / "order")))
+        print(f"\n{statement}", end="")
         label = f"{len(order)} files, {ahead[0].amount / 1e6:.0f} MB"
         slow = show(f"import, one by one ({delay * 1000:.0f} ms, {label})", one_by_one)
-        fast = show(f"import, ahead ({delay * 1000:.0f} ms)", ahead)
+        fast = show(f"import, ahead ({delay * 1000:.0f} ms)", ahead, "import 20ms" if delay else "")
         ratio = ahead[-1].bytes / one_by_one[-1].bytes
         print(f"{'':46} {slow / fast:7.1f} times faster, {ratio:.2f} times the bytes")
     assert max(r.bytes for r in ahead) <= 1.5 * one_by_one[0].bytes

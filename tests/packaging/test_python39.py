@@ -12,7 +12,7 @@ import pytest
 from tests.support.roots import cache, root_layout
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("oci", "layers", "registry", "archive", "base", "cli/test_parse.py")
+ROOMS = ("oci", "layers", "registry", "archive", "base", "cli/test_parse.py", "cvmfs")
 
 # As root inside (the ordinary user outside) the tests would refuse to run: they run as another uid.
 SCRIPT = r"""
