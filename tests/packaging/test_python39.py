@@ -12,7 +12,11 @@ import pytest
 from tests.support.roots import cache, root_layout
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("oci", "layers", "registry", "archive", "base", "cli/test_parse.py", "cvmfs")
+ROOMS = (
+    "oci", "layers", "registry", "archive", "base", "cli/test_parse.py",
+    "cvmfs/test_hash.py", "cvmfs/test_trust.py", "cvmfs/test_catalog.py", "cvmfs/test_tree.py",
+    "cvmfs/test_shell.py", "cvmfs/test_config.py", "cvmfs/test_prefetch_analysis.py", "cvmfs/test_opening.py",
+)  # fmt: skip
 
 # As root inside (the ordinary user outside) the tests would refuse to run: they run as another uid.
 SCRIPT = r"""
