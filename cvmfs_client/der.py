@@ -124,9 +124,10 @@ def time(element: Element) -> datetime:
         text = element.value.decode("ascii")
         if element.tag == UTC_TIME:  # RFC 5280: 50..99 are of the last century
             text = ("19" if text[:2] >= "50" else "20") + text
-        if len(text) != 15 or not text[:14].isdigit():
+        if len(text) != 15 or not text[:14].isdigit() or text[14] != "Z":
             raise ValueError(text)
-        return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc)
+        month, day, hour, minute, second = (int(text[i : i + 2]) for i in range(4, 14, 2))
+        return datetime(int(text[:4]), month, day, hour, minute, second, tzinfo=timezone.utc)
     except ValueError as e:
         raise FormatError("DER with a bad time") from e
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import random
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Callable
 
 from .download_attempt import Attempt, AttemptError, Kind, Settings
 from .download_hosts import Host
 from .download_http import Pool, Response
-from .download_pac import PacError, find_proxy
 from .download_proxy import DIRECT, ProxyChain, Switch, parse_groups
 from .download_url import TransferError, parse_url
 from .errors import ConfigError, ProxyError
@@ -21,6 +19,13 @@ from .interfaces import Config
 _LIMIT = 1 << 20
 _WPAD = "http://wpad/wpad.dat"
 _GEO_ATTEMPTS = 3
+
+
+def _any_name() -> str:
+    """Where there is no proxy to name, the Geo-API is given something that no cache has seen."""
+    import uuid
+
+    return str(uuid.uuid4())
 
 
 def _body(response: Response) -> bytes:
@@ -73,6 +78,8 @@ class Discovery:
         environment = os.environ.get("http_proxy", "")
         if environment:
             return environment, ""
+        from .download_pac import PacError
+
         reasons = []
         for url in self._config.items("CVMFS_PAC_URLS", ";"):
             url = _WPAD if url == "auto" else url
@@ -84,6 +91,7 @@ class Discovery:
         return "", "; ".join(reasons) or "neither http_proxy nor CVMFS_PAC_URLS is set"
 
     def _from_pac(self, url: str, hosts: Sequence[str]) -> str:
+        from .download_pac import PacError, find_proxy
         from .download_pacrun import pac_functions
 
         # the file that says how to reach proxies is itself fetched directly
@@ -124,7 +132,7 @@ def order_by_geo(
     names = [parse_url(h.url).origin.host for h in hosts]
     proxy = proxies.choose()
     place = config.get("CVMFS_PROXY_TEMPLATE") or (
-        proxy.url.origin.host if proxy is not None and proxy.url is not None else str(uuid.uuid4())
+        proxy.url.origin.host if proxy is not None and proxy.url is not None else _any_name()
     )
     attempt = Attempt(pool, settings, dict)
     asked = random.sample(list(hosts), min(len(hosts), _GEO_ATTEMPTS))

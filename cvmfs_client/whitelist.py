@@ -104,7 +104,8 @@ def _expiry(text: str) -> datetime:
         raise FormatError("the whitelist has a bad expiry date")
     try:
         # minutes and seconds do not count, as in the official client
-        return datetime.strptime(text[:10], "%Y%m%d%H").replace(tzinfo=timezone.utc)
+        year, month, day, hour = int(text[:4]), int(text[4:6]), int(text[6:8]), int(text[8:10])
+        return datetime(year, month, day, hour, tzinfo=timezone.utc)
     except ValueError as e:
         raise FormatError("the whitelist has a bad expiry date") from e
 
