@@ -132,7 +132,7 @@ static void describe(struct insn *i, const struct reader *r, uint8_t op, bool is
 		   (op >= 0x59 && op <= 0x5f) || (op == 0x58 && rex & 1)) {
 		i->flags |= I_KEEPS_RAX;
 	}
-	if (has_modrm && !(i->flags & (I_FIXED | I_SETS_EAX | I_BRANCH)) && keeps_rax(op, is_two, rex, m))
+	if (has_modrm && !(i->flags & (I_SETS_EAX | I_BRANCH | I_END)) && keeps_rax(op, is_two, rex, m))
 		i->flags |= I_KEEPS_RAX;
 }
 

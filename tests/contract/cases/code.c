@@ -12,7 +12,7 @@ long by_register(long nr, const void *a, long b, long c), jumped_to(long nr, con
 long near_both(long nr, const void *a, long b, long c), behind_a_loop(long nr, const void *a, long b, long c);
 long number_far(const void *a, long b, long c), number_pushed(const void *a, long b, long c);
 long two_ways(long which, const void *a, long b), alone(long nr, const void *a, long b, long c);
-long red_zone(const void *a, long b, long c);
+long red_zone(const void *a, long b, long c), number_behind_address(const void *a, long b, long c);
 
 ASM(by_register, "mov %rdi, %rax\n mov %rsi, %rdi\n mov %rdx, %rsi\n mov %rcx, %rdx\n syscall\n ret");
 ASM(jumped_to, "mov %rdi, %rax\n mov %rsi, %rdi\n mov %rdx, %rsi\n mov %rcx, %rdx\n jmp 1f\n .skip 9, 0x90\n1: syscall\n ret");
@@ -27,6 +27,8 @@ ASM(number_pushed, "mov %rdx, %r10\n mov %rsi, %rdx\n mov %rdi, %rsi\n mov $-100
 ASM(two_ways, "test %rdi, %rdi\n mov %rsi, %rdi\n mov %rdx, %rsi\n jnz 2f\n mov $39, %eax\n1: syscall\n ret\n"
 	      "2: mov $21, %eax\n jmp 1b");
 ASM(alone, "mov %rdi, %rax\n mov %rsi, %rdi\n mov %rdx, %rsi\n mov %rcx, %rdx\n jmp 1f\n ret\n1: syscall\n ret");
+ASM(number_behind_address, "mov $257, %eax\n mov %rdx, %r10\n mov %rsi, %rdx\n mov %rdi, %rsi\n mov $-100, %edi\n lea 1f(%rip), %r8\n"
+			   " syscall\n1: ret");
 /* A leaf keeps things below the stack pointer. */
 ASM(red_zone, "movq $0x1234567, -8(%rsp)\n movq $0x7654321, -128(%rsp)\n mov %rdx, %r10\n mov %rsi, %rdx\n mov %rdi, %rsi\n"
 	      " mov $-100, %edi\n mov $257, %eax\n syscall\n cmpq $0x1234567, -8(%rsp)\n jne 1f\n cmpq $0x7654321, -128(%rsp)\n jne 1f\n"
@@ -62,6 +64,8 @@ CASE(calls_of_all_shapes)
 	fd = (int)number_pushed("/opt/contract", O_RDONLY | O_DIRECTORY, 0);
 	CHECK(fd >= 0 && close(fd) == 0);
 	CHECK(two_ways(0, NULL, 0) == getpid() && two_ways(1, "/opt/contract", F_OK) == 0 && two_ways(1, none, F_OK) == -ENOENT);
+	fd = (int)number_behind_address("/opt/contract", O_RDONLY, 0);
+	CHECK(fd >= 0 && close(fd) == 0);
 	fd = (int)red_zone("/opt/contract", O_RDONLY, 0);
 	CHECK(fd >= 0 && close(fd) == 0);
 }
