@@ -50,7 +50,8 @@ struct site {
 	bool foreign;      /* int 0x80, sysenter: refused */
 };
 
-enum verdict { PASS, ANSWER, PASS_WITHOUT_NAMESPACES };
+/* What a call's number says of it; from JUDGE_CLONE on its arguments decide, and then it is judged where it runs. */
+enum verdict { PASS, ANSWER, JUDGE_CLONE, JUDGE_FCNTL, JUDGE_EXEC, JUDGE_ARG };
 #define VERDICTS 512
 
 struct sites {

@@ -22,15 +22,34 @@
 uint8_t call_verdicts[VERDICTS];
 
 #if defined(__x86_64__)
+_Static_assert(ANSWER == 1 && JUDGE_CLONE == 2 && JUDGE_FCNTL == 3 && JUDGE_EXEC == 4 && JUDGE_ARG == 5, "as below");
+
+struct notes **eager_notes;
+
+/* Conditions are tested here, with nothing but r11 and the flags, because what passes is made where the guest makes it:
+ * that is what a second return of clone, a cancelled thread, a restarted call must see. */
 __asm__(".text\n"
 	".globl eager_known\neager_known:\n	jmp fast_common\n"
 	".globl eager_unknown\neager_unknown:\n"
 	"	mov %eax, %eax\n	cmp $512, %eax\n	jae 2f\n"
 	"	lea call_verdicts(%rip), %r11\n	add %rax, %r11\n	movzbl (%r11), %r11d\n"
-	"	test %r11d, %r11d\n	jnz 1f\n	jmp *%rcx\n"
-	"1:	cmp $2, %r11d\n	jne 2f\n	test $0x7e020000, %edi\n	jnz 3f\n	jmp *%rcx\n"
+	"	test %r11d, %r11d\n	jnz 1f\n0:	jmp *%rcx\n"
+	"1:	cmp $1, %r11d\n	je 2f\n	cmp $4, %r11d\n	jb 4f\n	jne 5f\n"
+	"	test $4, %dl\n	jz 0b\n" /* PROT_EXEC */
 	"2:	add $2, %rcx\n	jmp fast_common\n"
-	"3:	mov $-1, %rax\n	add $2, %rcx\n	jmp *%rcx\n");
+	"3:	mov $-1, %rax\n	add $2, %rcx\n	jmp *%rcx\n" /* EPERM */
+	"4:	cmp $2, %r11d\n	je 6f\n"
+	"	test %esi, %esi\n	jz 2b\n	cmp $1030, %esi\n	je 2b\n	jmp *%rcx\n" /* F_DUPFD, F_DUPFD_CLOEXEC */
+	"5:	cmp $6, %r11d\n	jne 1f\n	test %rsi, %rsi\n	jnz 2b\n	jmp *%rcx\n"
+	"1:	cmp $8, %r11d\n	jne 1f\n	test %r10, %r10\n	jnz 2b\n	jmp *%rcx\n"
+	"1:	cmp $9, %r11d\n	jne 1f\n	test %r8, %r8\n	jnz 2b\n	jmp *%rcx\n"
+	"1:	cmp $10, %r11d\n	jne 2b\n	test %r9, %r9\n	jnz 2b\n	jmp *%rcx\n"
+	/* clone: memory, descriptors and working directory are shared together or not at all, but for vfork; else there
+	 * are no notes on descriptors (core/notes.c) any more */
+	"6:	test $0x7e020000, %edi\n	jnz 3b\n	mov %edi, %r11d\n	and $0x4700, %r11d\n	jz 0b\n"
+	"	cmp $0x4000, %r11d\n	je 0b\n	cmp $0x700, %r11d\n	je 0b\n"
+	"	and $0x4100, %r11d\n	cmp $0x4100, %r11d\n	je 0b\n"
+	"	mov eager_notes(%rip), %r11\n	movq $0, (%r11)\n	jmp *%rcx\n");
 #else
 __asm__(".text\n.globl eager_known\neager_known: brk #1\n.globl eager_unknown\neager_unknown: brk #1\n");
 #endif
@@ -77,18 +96,28 @@ const struct entry *eager_entry_of(long nr)
 	return NULL;
 }
 
+static enum verdict verdict_of(long nr)
+{
+	const struct entry *e = eager_entry_of(nr);
+
+	if (!e)
+		e = trap_entry_of(nr);
+	if (e->act == ALLOW || (e->need && !(self.core.plan->options & e->need)))
+		return PASS;
+	switch (nr) {
+	case __NR_clone: return JUDGE_CLONE;
+	case __NR_fcntl: return JUDGE_FCNTL;
+	case __NR_mmap: case __NR_mprotect: case PKEY_MPROTECT: return JUDGE_EXEC;
+	}
+	/* Those of which the assembler above knows the register. */
+	return e->act == TRAP_ARG && (e->arg == 1 || (e->arg >= 3 && e->arg <= 5)) ? JUDGE_ARG + e->arg : ANSWER;
+}
+
 void eager_start(void)
 {
-	for (long nr = 0; nr < VERDICTS; nr++) {
-		const struct entry *e = eager_entry_of(nr);
-
-		if (!e)
-			e = trap_entry_of(nr);
-		if (e->act == ALLOW || (e->need && !(self.core.plan->options & e->need)))
-			call_verdicts[nr] = PASS;
-		else
-			call_verdicts[nr] = nr == __NR_clone ? PASS_WITHOUT_NAMESPACES : ANSWER;
-	}
+	eager_notes = &self.core.notes;
+	for (long nr = 0; nr < VERDICTS; nr++)
+		call_verdicts[nr] = (uint8_t)verdict_of(nr);
 }
 
 long network_filter(void)
@@ -115,24 +144,41 @@ long network_filter(void)
 }
 
 #if defined(__x86_64__)
+/* The same judgement as eager_unknown's, in its words. */
+static bool passes(struct frame *f)
+{
+	unsigned nr = (unsigned)f->regs[REG_RAX], flags = (unsigned)f->regs[REG_RDI] & 0x4700, verdict = nr < VERDICTS ? call_verdicts[nr] : ANSWER;
+
+	switch (verdict) {
+	case PASS: return true;
+	case ANSWER: return false;
+	case JUDGE_FCNTL: return (int)f->regs[REG_RSI] != 0 && (int)f->regs[REG_RSI] != 1030;
+	case JUDGE_EXEC: return !(f->regs[REG_RDX] & PROT_EXEC);
+	case JUDGE_CLONE:
+		if (f->regs[REG_RDI] & NEW_NAMESPACES)
+			return false;
+		if (flags && flags != 0x4000 && flags != 0x700 && (flags & 0x4100) != 0x4100)
+			self.core.notes = NULL;
+		return true;
+	default: return !FRAME_ARG(f, verdict - JUDGE_ARG);
+	}
+}
+
 int on_undefined(struct frame *f)
 {
 	long call = trapped_at(FRAME_PC(f));
-	unsigned nr = (unsigned)f->regs[REG_RAX];
 
 	if (call == -1)
 		return 0;
-	if (!call) {
-		FRAME_RESULT(f) = (unsigned long)-(long)ENOSYS;
-		FRAME_PC(f) += 2;
-		return 2;
-	}
-	if (nr < VERDICTS && (call_verdicts[nr] == PASS || (call_verdicts[nr] == PASS_WITHOUT_NAMESPACES && !(f->regs[REG_RDI] & NEW_NAMESPACES)))) {
+	if (call && passes(f)) {
 		FRAME_PC(f) = (unsigned long)call;
 		return 2;
 	}
 	FRAME_PC(f) += 2;
-	return 1;
+	if (call)
+		return 1;
+	FRAME_RESULT(f) = (unsigned long)-(long)ENOSYS;
+	return 2;
 }
 #else
 int on_undefined(struct frame *f)

@@ -6,6 +6,7 @@
 #include "trap/trap.h"
 
 extern uint8_t call_verdicts[VERDICTS];
+extern struct notes **eager_notes; /* where the core has them, for the assembler */
 extern char eager_known[], eager_unknown[];
 
 /* Only AF_UNIX sockets, even for code that is made at run time. 0 or -errno where the node has no seccomp. */

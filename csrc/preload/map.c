@@ -14,7 +14,7 @@
 #define DOWN(a) ((a) & ~(PAGE - 1))
 #define UP(a) DOWN((a) + PAGE - 1)
 #define NOREPLACE 0x100000
-#define KEPT_VERSION 8
+#define KEPT_VERSION 9
 #define CLOSE (256UL << 10) /* pieces nearer than that are one: a mapping more costs every process, a page more nobody */
 #define REGIONS 256
 #define HIGH_DISTANCE (-0x40000000L) /* of the arena, from where the file's first byte is or would be */

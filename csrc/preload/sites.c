@@ -246,8 +246,8 @@ static void decide(struct finder *f, struct site *s, size_t limit)
 		s->method = LEFT;
 		return;
 	}
-	if (s->nr >= 0 && f->verdicts[s->nr] == PASS_WITHOUT_NAMESPACES)
-		s->nr = -1; /* it returns twice, on two stacks: to where it was made */
+	if (s->nr >= 0 && f->verdicts[s->nr] >= JUDGE_CLONE)
+		s->nr = -1;
 	if (f->t->small_stacks)
 		return;
 	if (!bit(f->targets, s->at)) {

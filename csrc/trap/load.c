@@ -358,7 +358,7 @@ NORETURN void load(unsigned long *stack)
 	if (self.every)
 		self.patch = false; /* our own calls would stop there */
 	own_memory_init();
-	if (!self.eager && !self.traced && !(self.ignored & 8)) /* a tracer is not asked for each dup */
+	if (!self.traced && !(self.ignored & 8)) /* a tracer is not asked for each dup */
 		if (!(self.core.plan->options & OPT_IDENTITY))
 			notes_start();
 	signals_start();

@@ -183,6 +183,7 @@ NORETURN static void run(char **argv, char **envp, bool joins)
 	own_memory_init();
 	self.eager = k->plan->options & OPT_EAGER;
 	if (self.eager) {
+		notes_start();
 		sys_prctl(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0, 0, 0);
 		r = k->plan->options & OPT_NO_NETWORK ? network_filter() : 0;
 		if (r)
