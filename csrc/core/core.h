@@ -132,6 +132,7 @@ struct plan {
 	volatile uint32_t any_changes; /* the record of changes has entries: without any it is not even mapped */
 	volatile uint32_t filters_used;
 	char nodename[65];                    /* that the guest set; empty: none */
+	volatile uint64_t clean[1024];        /* hashes of files in whose code nothing is to be changed (preload) */
 	volatile uint64_t owned[OWNED_WORDS]; /* bits: inodes that may have an entry in one of the records */
 	struct { volatile uint64_t path; volatile int32_t pid; } running[RUNNING]; /* programs that could be written to */
 	volatile uint64_t setgid[SETGID_WORDS]; /* hashes of paths that may be directories with the set-group-id bit */

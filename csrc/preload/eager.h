@@ -27,6 +27,8 @@ bool is_static(struct call *c);
 long code_mapped(unsigned long at, size_t n, int fd, uint64_t off, int prot);
 /* Memory holds code and is to have this protection. */
 long memory_made_executable(unsigned long at, size_t n, int prot);
+/* Maps it, at a fixed address; the address or -errno. */
+long code_map(unsigned long at, size_t n, int fd, uint64_t off, int prot, int flags);
 long call_mmap(struct call *c);
 long call_mprotect(struct call *c);
 /* The real call that stands for the one at pc: its address. 0: a foreign one; -1: none is known. */

@@ -14,9 +14,10 @@
 #define DOWN(a) ((a) & ~(PAGE - 1))
 #define UP(a) DOWN((a) + PAGE - 1)
 #define NOREPLACE 0x100000
-#define KEPT_VERSION 9
+#define KEPT_VERSION 10
 #define CLOSE (256UL << 10) /* pieces nearer than that are one: a mapping more costs every process, a page more nobody */
 #define REGIONS 256
+#define WHOLE (4UL << 20)
 #define HIGH_DISTANCE (-0x40000000L) /* of the arena, from where the file's first byte is or would be */
 #define LOW_DISTANCE (-0x200000L)    /* for programs at a low fixed address */
 #define LOW_END 0x40000000UL
@@ -181,9 +182,19 @@ static void name_of(const struct kept_id *id, char *to, size_t size)
 	    text_hash((char *)twice, sizeof twice));
 }
 
-/* The pages that were changed, as at most KEPT_SPANS pieces. */
-static void make_spans(struct kept *h, const struct sites *s)
+/* The pages that were changed, as at most KEPT_SPANS pieces; with them all that was mapped, unless that is much: one
+ * mapping then takes the place of the original's. */
+static void make_spans(struct kept *h, const struct sites *s, uint64_t off, size_t n)
 {
+	if (n <= WHOLE && off + n <= UP(h->id.size) && h->arena_size) {
+		h->n_spans = 1;
+		h->spans[0] = (struct kept_span){ off, n, 0 };
+		for (size_t i = 0; i < s->n; i++) /* all there is? */
+			if (s->list[i].method != LEFT && (s->list[i].from < off || s->list[i].to > off + n))
+				h->n_spans = 0;
+		if (h->n_spans)
+			return;
+	}
 	for (size_t gap = CLOSE;; gap *= 2) {
 		h->n_spans = 0;
 		for (size_t i = 0; i < s->n; i++) {
@@ -304,15 +315,68 @@ static uint64_t this_build(void)
 	return text_hash((const char *)parts, sizeof parts);
 }
 
-/* Looks at the whole file; changes and keeps it, or changes what is mapped of it here. */
-static long first_time(const char *name, struct kept *h, unsigned long at, size_t n, int fd, uint64_t off, int prot)
+/* What is known of the code in a file that is, or is to be, mapped so that its first byte is at `base`. */
+struct found {
+	struct kept h;
+	char name[NAME_MAX]; /* empty: it is not kept */
+	long fd;             /* of what is kept, or an error */
+	bool nothing;        /* there is no code to change */
+};
+
+static volatile uint64_t *clean_slot(const struct kept_id *id, uint64_t *hash)
 {
-	size_t size = h->id.size, copy_size = UP(size), arena_n;
+	*hash = text_hash((const char *)id, sizeof *id) | 1;
+	return &self.core.plan->clean[*hash / 2 % ARRAY_LEN(self.core.plan->clean)];
+}
+
+static void found_clean(const struct kept_id *id)
+{
+	uint64_t hash;
+
+	*clean_slot(id, &hash) = hash;
+}
+
+static long look_up(int fd, unsigned long base, struct found *f)
+{
+	bool low = base < LOW_END;
+	struct stat st;
+	uint64_t hash;
+	long r = sys_fstat(fd, &st);
+
+	f->name[0] = 0;
+	f->fd = -ENOENT;
+	f->nothing = r || (st.st_mode & S_IFMT) != S_IFREG || !st.st_size;
+	if (f->nothing)
+		return r;
+	memset(&f->h, 0, sizeof f->h);
+	f->h.magic = KEPT_MAGIC;
+	f->h.id = (struct kept_id){ st.st_dev, st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtime, st.st_mtime_nsec,
+				    (uint64_t)st.st_ctime, st.st_ctime_nsec, this_build(), low };
+	f->h.distance = low ? LOW_DISTANCE : HIGH_DISTANCE;
+	f->nothing = *clean_slot(&f->h.id, &hash) == hash;
+	if (f->nothing || !*plan_text(&self.core, self.core.plan->code) || (int64_t)base + f->h.distance < 65536)
+		return 0;
+	name_of(&f->h.id, f->name, sizeof f->name);
+	f->fd = read_kept(f->name, &f->h.id, &f->h);
+	if (f->fd >= 0 && !f->h.n_spans) {
+		f->nothing = true;
+		found_clean(&f->h.id);
+		sys_close((int)f->fd);
+	}
+	return 0;
+}
+
+/* Looks at the whole file; changes and keeps it, or changes what is mapped of it here. */
+static long first_time(struct found *f, unsigned long at, size_t n, int fd, uint64_t off, int prot)
+{
+	struct kept *h = &f->h;
+	size_t size = h->id.size, copy_size = UP(size);
 	ktimespec now = { 0, 0 };
 	struct sites s = { 0 };
 	struct text t;
 	char *view, *copy = NULL;
 	long r, kept = -EEXIST;
+	bool settled;
 
 	view = sys_mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
 	if (is_error((long)view))
@@ -322,10 +386,12 @@ static long first_time(const char *name, struct kept *h, unsigned long at, size_
 	if (r)
 		goto out;
 	sys_clock_gettime(0, &now);
-	if (*name && now.tv_sec > (int64_t)h->id.ctime + SETTLED) {
-		arena_n = count_changes(&s, &h->mark_at) ? arena_size(&s) : 0;
-		if (arena_n) {
-			copy = sys_mmap(NULL, copy_size + arena_n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	settled = now.tv_sec > (int64_t)h->id.ctime + SETTLED;
+	if (f->name[0] && settled) {
+		h->arena = KEPT_ARENA;
+		h->arena_size = count_changes(&s, &h->mark_at) ? arena_size(&s) : 0;
+		if (h->arena_size) {
+			copy = sys_mmap(NULL, copy_size + h->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 			if (is_error((long)copy)) {
 				r = (long)copy;
 				goto out;
@@ -335,18 +401,18 @@ static long first_time(const char *name, struct kept *h, unsigned long at, size_
 				(uint64_t)eager_unknown);
 			h->mark = mark_of((uint8_t *)copy, h->mark_at);
 		}
-		h->arena = KEPT_ARENA;
-		h->arena_size = arena_n;
-		make_spans(h, &s);
-		kept = write_kept(name, h, fd, (uint8_t *)copy, copy_size, (uint8_t *)copy + copy_size);
+		make_spans(h, &s, off, n);
+		kept = write_kept(f->name, h, fd, (uint8_t *)copy, copy_size, (uint8_t *)copy + copy_size);
 		if (kept >= 0) {
 			r = put_over((int)kept, h, at, n, off, prot);
 			sys_close((int)kept);
 			kept = r;
 		}
 		if (copy)
-			sys_munmap(copy, copy_size + arena_n);
+			sys_munmap(copy, copy_size + h->arena_size);
 	}
+	if (settled && !h->arena_size && !s.n)
+		found_clean(&h->id);
 	r = kept ? change_here(&t, &s, at - off, at, n, prot) : 0;
 out:
 	free_sites(&s);
@@ -354,37 +420,57 @@ out:
 	return r;
 }
 
+/* The original is mapped: its code is changed. */
+static long finish(struct found *f, unsigned long at, size_t n, int fd, uint64_t off, int prot)
+{
+	if (f->nothing)
+		return 0;
+	if (f->fd >= 0) {
+		long r = put_over((int)f->fd, &f->h, at, n, off, prot);
+
+		sys_close((int)f->fd);
+		if (!r)
+			return 0;
+		f->name[0] = 0;
+	}
+	return first_time(f, at, n, fd, off, prot);
+}
+
+/* Maps what is kept instead of the original where it is all of that. */
+static bool map_kept(struct found *f, unsigned long at, size_t n, uint64_t off, int prot)
+{
+	if (f->nothing || f->fd < 0 || f->h.spans[0].off > off || f->h.spans[0].off + f->h.spans[0].n < off + n ||
+	    put_over((int)f->fd, &f->h, at, n, off, prot))
+		return false;
+	sys_close((int)f->fd);
+	return true;
+}
+
 long code_mapped(unsigned long at, size_t n, int fd, uint64_t off, int prot)
 {
-	struct kept h = { .magic = KEPT_MAGIC };
-	unsigned long base = at - off;
-	char name[NAME_MAX];
-	struct stat st;
-	long r;
+	struct found f;
+	long r = look_up(fd, at - off, &f);
 
-	if (!n)
-		return 0;
-	r = sys_fstat(fd, &st);
-	if (r || (st.st_mode & S_IFMT) != S_IFREG || !st.st_size)
+	return r ? r : finish(&f, at, n, fd, off, prot);
+}
+
+long code_map(unsigned long at, size_t n, int fd, uint64_t off, int prot, int flags)
+{
+	struct found f;
+	long r = look_up(fd, at - off, &f);
+
+	if (!r && map_kept(&f, at, n, off, prot))
+		return (long)at;
+	if (r)
+		f.nothing = true;
+	r = (long)sys_mmap((void *)at, n, prot, flags, fd, (int64_t)off);
+	if (is_error(r)) {
+		if (!f.nothing && f.fd >= 0)
+			sys_close((int)f.fd);
 		return r;
-	h.id = (struct kept_id){ st.st_dev, st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtime, st.st_mtime_nsec, (uint64_t)st.st_ctime,
-				  st.st_ctime_nsec, this_build(), base < LOW_END };
-	h.distance = base < LOW_END ? LOW_DISTANCE : HIGH_DISTANCE;
-	name[0] = 0;
-	if (*plan_text(&self.core, self.core.plan->code) && (int64_t)base + h.distance >= 65536) {
-		long kept;
-
-		name_of(&h.id, name, sizeof name);
-		kept = read_kept(name, &h.id, &h);
-		if (kept >= 0) {
-			r = put_over((int)kept, &h, at, n, off, prot);
-			sys_close((int)kept);
-			if (!r)
-				return 0;
-			name[0] = 0;
-		}
 	}
-	return first_time(name, &h, at, n, fd, off, prot);
+	r = finish(&f, at, n, fd, off, prot);
+	return r ? r : (long)at;
 }
 
 /* ---- the guest's calls -------------------------------------------------------------------------------- */
@@ -422,10 +508,18 @@ long call_mmap(struct call *c)
 		else
 			return call_raw(c);
 	}
-	at = call_raw(c);
-	if (is_error(at))
-		return at;
-	r = code_mapped((unsigned long)at, UP(c->a[1]), fd, c->a[5], prot);
+	if (flags & MAP_FIXED && !((c->a[0] | c->a[5]) & (PAGE - 1)) && c->a[1]) {
+		at = code_map(c->a[0], UP(c->a[1]), fd, c->a[5], prot, (int)c->a[3]);
+		if (!is_error(at) || at == -EBADF || at == -EACCES || at == -ENODEV || at == -EPERM)
+			return at;
+		r = at;
+		at = (long)c->a[0];
+	} else {
+		at = call_raw(c);
+		if (is_error(at))
+			return at;
+		r = code_mapped((unsigned long)at, UP(c->a[1]), fd, c->a[5], prot);
+	}
 	if (r) {
 		sys_munmap((void *)at, c->a[1]);
 		say(2, "udk: a file with code cannot be mapped by the preload engine: %s\n", errno_text(r));

@@ -138,6 +138,23 @@ static bool without_gaps(const struct image *m, const Elf64_Phdr **first)
 	return last;
 }
 
+/* A segment of code for the preload engine: changed, or what is kept of it in its place. */
+static long map_code(const struct image *m, const Elf64_Phdr *p, unsigned long a, bool mapped)
+{
+	unsigned long from = DOWN(a);
+	uint64_t off = p->p_offset - (a - from);
+	size_t n = UP(a + p->p_filesz) - from;
+	int prot = protection(p->p_flags);
+	long r = -EPERM;
+
+	if (!mapped && p->p_memsz == p->p_filesz)
+		r = code_map(from, n, m->fd, off, prot, MAP_PRIVATE | MAP_FIXED);
+	if (r != -EPERM)
+		return is_error(r) ? r : 0;
+	r = map_segment(m, p, mapped);
+	return r ? r : code_mapped(from, n, m->fd, off, prot);
+}
+
 /* Reserves the whole extent at `hint` (0: anywhere), then maps the segments into it. */
 static long map_image(struct image *m, unsigned long hint)
 {
@@ -197,14 +214,12 @@ static long map_image(struct image *m, unsigned long hint)
 
 		if (p->p_type != PT_LOAD || !p->p_memsz)
 			continue;
-		r = map_segment(m, p, p == first);
+		if (p->p_flags & PF_X && self.eager)
+			r = map_code(m, p, a, p == first);
+		else
+			r = map_segment(m, p, p == first);
 		if (r)
 			return r;
-		if (p->p_flags & PF_X && self.eager) {
-			r = code_mapped(DOWN(a), UP(a + p->p_filesz) - DOWN(a), m->fd, p->p_offset - (a - DOWN(a)), protection(p->p_flags));
-			if (r)
-				return r;
-		}
 		if (p->p_flags & PF_X) {
 			m->text[0] = a;
 			m->text[1] = a + p->p_filesz;
