@@ -228,11 +228,21 @@ static int try_setxattr(void)
 	return C5(SYS_setxattr, out("file"), "user.escape", "x", 1, 0) == 0;
 }
 
+#define UP "../../../../../../../../../../../../../../../../../../../.."
+
+/* The descriptor that udk was given, and any other that is open here: is there a way up from it? */
 static int try_descriptor(void)
 {
-	long fd = number("fd");
+	long given = number("fd");
+	char path[4200];
 
-	return fd > 2 && says_secret(C4(SYS_openat, fd, "file", O_RDONLY, 0));
+	if (given > 2 && says_secret(C4(SYS_openat, given, "file", O_RDONLY, 0)))
+		return 1;
+	snprintf(path, sizeof path, UP "%s", out("file"));
+	for (long fd = 0; fd < 1024; fd++)
+		if (says_secret(C4(SYS_openat, fd, path, O_RDONLY, 0)))
+			return 1;
+	return 0;
 }
 
 static int try_terminal(void)
@@ -313,10 +323,15 @@ static int open_of_target(const char *name, int flags)
 static int try_proc_root(void)
 {
 	char name[4200], path[64], text[4096];
-	int done;
+	int done = 0;
 
+	for (int pid = 1; pid < 64; pid++) /* those inside: is there a way up from where they are? */
+		for (int i = 0; i < 2; i++) {
+			snprintf(name, sizeof name, "/proc/%d/%s/" UP "%s", pid, i ? "cwd" : "root", out("file"));
+			done |= says_secret(C4(SYS_openat, AT_FDCWD, name, O_RDONLY, 0));
+		}
 	snprintf(name, sizeof name, "root%s", out("file"));
-	done = open_of_target(name, O_RDONLY);
+	done |= open_of_target(name, O_RDONLY);
 	done |= open_of_target("cwd/.", O_RDONLY | O_DIRECTORY) | open_of_target("fd/0", O_RDONLY | O_NONBLOCK);
 	snprintf(path, sizeof path, "/proc/%ld/environ", number("pid"));
 	long fd = C4(SYS_openat, AT_FDCWD, path, O_RDONLY, 0);
