@@ -17,7 +17,9 @@ from tests.engines.test_streams import Terminal
 from tests.support.needs import apptainer, needs
 from udk.engines import singularity
 from udk.engines.guard import spawn
+from udk.engines.runc import RuncEngine
 from udk.engines.singularity import SingularityEngine
+from udk.engines.trap import TrapEngine
 from udk.errors import EngineError
 from udk.runtime.spec import Identity, Limits, Mount, Root, RunSpec
 
@@ -131,6 +133,27 @@ def test_layer_and_mounts(shell: Box, tmp_path: Path) -> None:
     )
     with pytest.raises(EngineError, match="/nowhere does not exist"):
         ENGINE.launch(shell.spec("sh", mounts=(Mount(source="/nowhere", target="/x"),)))
+
+
+def test_owners_are_recorded(shell: Box) -> None:
+    home, upper, work = shell.layer()
+    root = Root(lower=(str(shell.lower),), upper=upper, work=work, changes=f"{home}/changes")
+    script = "touch /x; chown 1:2 /x; chmod 4755 /x; stat -c '%u:%g %a' /x"
+    for command in (script, "stat -c '%u:%g %a' /x"):  # in the next run, too
+        assert run(shell, "sh", "-c", command, root=root) == (0, "1:2 4755\n", "")
+    assert Path(upper, "x").stat().st_mode & 0o7777 == 0o755
+
+
+def test_a_link_that_a_payload_changed_is_not_believed(shell: Box, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    _, upper, work = shell.layer()
+    spec = shell.spec("sh", root=Root(lower=(str(shell.lower),), upper=upper, work=work), cleanup=())
+    for name in ("singularity", "trap", "runc"):
+        os.symlink(precious, f"{os.path.dirname(upper)}/{name}")
+    for engine in (ENGINE, TrapEngine(), RuncEngine()):
+        engine.cleanup(spec)
+    assert precious.exists() and not os.path.lexists(f"{os.path.dirname(upper)}/runc")
 
 
 @pytest.mark.parametrize("set_id", [False, True])

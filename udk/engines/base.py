@@ -7,6 +7,8 @@ terminal, enforces limits, writes the stats file and cleans up, the same way for
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udk.runtime.spec import RunSpec
@@ -44,6 +46,20 @@ class Launch:
         self.plan = plan
         self.limits = limits  # False where the engine itself sets the resource limits, further inside
         self.gate = gate  # another runtime starts our init, which gets the streams from the guard
+
+
+def linked_home(upper: str, name: str) -> str:
+    """The directory of a run's state, by the link ``name`` that was left beside its upper; ``""`` where there
+    is none. A payload may reach what lies beside its upper: only a directory of ours is believed in."""
+    beside = os.path.dirname(upper)
+    try:
+        home = os.readlink(f"{beside}/{name}")
+        known = {os.path.realpath(p) for p in (beside, "/dev/shm", os.environ.get("TMPDIR", "/tmp"))}
+        mine = os.lstat(home).st_uid == os.geteuid() and not os.path.islink(home)
+    except OSError:
+        return ""
+    where, _, last = home.rpartition("/")
+    return home if mine and where in known and last.startswith(("udk-", "trap.")) else ""
 
 
 class Engine:

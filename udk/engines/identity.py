@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from udk.engines.base import Launch
+from udk.engines.base import Launch, linked_home
 from udk.errors import UdkError
 
 TYPE_CHECKING = False
@@ -117,9 +117,8 @@ def join(spec: RunSpec, launch: Launch, keeper: int) -> Launch:
     from udk.engines.plan import to_descriptor
     from udk.engines.trap import LOADER, _encode
 
-    try:
-        home = os.readlink(f"{os.path.dirname(spec.root.upper)}/{_LINK}")
-    except OSError:
+    home = linked_home(spec.root.upper, _LINK)
+    if not home:
         return launch
     if spec.confine:  # in a Landlock domain of its own: the state cannot be reached from there
         return launch

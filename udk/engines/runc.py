@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from udk.engines import identity
-from udk.engines.base import Engine, Launch
+from udk.engines.base import Engine, Launch, linked_home
 from udk.engines.namespace import _KEPT_CAPABILITIES as KEPT
 from udk.engines.namespace import _confined
 from udk.engines.plan import (
@@ -143,15 +143,15 @@ class RuncEngine(Engine):
         identity.cleanup(spec)
         if not spec.root.upper:
             return
-        link = f"{os.path.dirname(spec.root.upper)}/{_LINK}"
+        home = linked_home(spec.root.upper, _LINK)
         try:
-            home = os.readlink(link)
-            os.unlink(link)
+            os.unlink(f"{os.path.dirname(spec.root.upper)}/{_LINK}")
         except OSError:
             return
         from udk.engines.guard import remove
 
-        remove([home])
+        if home:
+            remove([home])
 
 
 def find_runtime() -> str:

@@ -16,9 +16,19 @@ import errno
 import os
 import shutil
 
-from udk.engines.base import Engine, Launch
+from udk.engines import identity
+from udk.engines.base import Engine, Launch, linked_home
 from udk.engines.plan import encode
-from udk.engines.runc import _inner_keeper, _inner_plan, _last_line, _normal, _staged_root, _state_directory
+from udk.engines.runc import (
+    _inner_keeper,
+    _inner_plan,
+    _last_line,
+    _layered,
+    _normal,
+    _pid_inside,
+    _staged_root,
+    _state_directory,
+)
 from udk.errors import EngineError, EngineUnavailableError, UdkError
 
 TYPE_CHECKING = False
@@ -58,7 +68,17 @@ class SingularityEngine(Engine):
     aliases = ("S1",)
     boundary = "namespaces"
     capabilities = frozenset(
-        ("overlay", "readonly", "pidns", "netns", "hostname", "subids", "static", "private-mounts")
+        (
+            "overlay",
+            "readonly",
+            "pidns",
+            "netns",
+            "hostname",
+            "subids",
+            "static",
+            "private-mounts",
+            "fake-root",
+        )
     )
 
     def probe(self) -> str:
@@ -135,24 +155,27 @@ class SingularityEngine(Engine):
     def join(self, spec: RunSpec, pid: int) -> Launch:
         from udk.engines.namespace import _capabilities, _confined, _ids
 
-        plan: list[tuple[str, ...]] = [("join", str(_inner_keeper(pid))), ("cwd", spec.cwd), _capabilities()]
+        keeper = _inner_keeper(pid)
+        plan: list[tuple[str, ...]] = [("join", str(keeper)), ("cwd", spec.cwd), _capabilities()]
         if spec.identity.subids:
             plan += _ids(spec)
         plan += _confined(spec)
-        return Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
+        launch = Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
+        return identity.join(spec, launch, _pid_inside(keeper))
 
     def cleanup(self, spec: RunSpec) -> None:
+        identity.cleanup(spec)
         if not spec.root.upper:
             return
-        link = f"{os.path.dirname(spec.root.upper)}/{_LINK}"
+        home = linked_home(spec.root.upper, _LINK)
         try:
-            home = os.readlink(link)
-            os.unlink(link)
+            os.unlink(f"{os.path.dirname(spec.root.upper)}/{_LINK}")
         except OSError:
             return
         from udk.engines.guard import remove
 
-        remove([home])
+        if home:
+            remove([home])
 
 
 def find_runtime() -> str:
@@ -272,6 +295,8 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
     shutil.copy(GUARD, f"{home}/in/init")
     words = [runtime, "--silent", "--nocolor"]
     plan: list[tuple[str, ...]]
+    layer: identity.Layer | None = None
+    fds: list[int] = []
     if _is_set_id(runtime):
         # The node's root mounts, in a mount namespace where ours are not: it needs a tree as it lies on disk.
         ids, tree = (os.geteuid(), os.getegid()), spec.root.upper
@@ -285,8 +310,16 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
         with open(f"{home}/conf/udk.conf", "w", encoding="utf-8") as f:
             f.write(_CONFIGURATION)
         words += ["--config", f.name]
-    with open(f"{home}/in/plan", "wb") as inner:
-        inner.write(encode([("through", f"{_INIT}/gate"), *_inner_plan(spec, dry, ids)]))
+        layer = identity.Layer(spec) if not dry and _layered(spec) else None
+    inner = _inner_plan(spec, dry, ids, before=layer.words if layer else ())
+    if layer:  # as in the runc engine; its descriptors come through the gate
+        fds = [*layer.fds, os.open(layer.loader(), os.O_PATH | os.O_CLOEXEC)]
+        inner += [("loader", f"/proc/self/fd/{fds[-1]}", str(len(layer.words)))]
+        inner += [("anchor", f"{_INIT}/layer")]
+        plan += [("remove", layer.home), *((("xino",),) if layer.xino else ())]
+        os.mkdir(f"{home}/in/layer")
+    with open(f"{home}/in/plan", "wb") as file:
+        file.write(encode([("through", f"{_INIT}/gate"), *inner]))
     words += ["exec", "--contain", "--no-home", "--pid", "--no-init", "--ipc", "--pwd", "/", *network]
     words += ["--no-mount", "cwd,tmp,home,hostfs,bind-paths"]
     if not spec.root.readonly:
@@ -297,6 +330,8 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
         if _gpu(m) and _gpu(m) not in words:
             words.append(_gpu(m))
     words += [*binds, *_bind(f"{home}/in", _INIT, True)]
+    if layer:
+        words += _bind(layer.layer, f"{_INIT}/layer", False)
     words += [tree, f"{_INIT}/init", "run", f"{_INIT}/plan", "container"]
     env = {"PATH": os.environ.get("PATH", "") or "/usr/bin:/bin", "HOME": home, "TMPDIR": home}
     for prefix in ("APPTAINER", "SINGULARITY"):
@@ -305,7 +340,7 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
     plan += [("program", runtime), ("remove", home)]
     if spec.root.upper:
         plan.append(("remove", spec.root.upper + _INIT))
-    return Launch(words, env, plan=tuple(plan), subreaper=False, limits=False, gate=True)
+    return Launch(words, env, tuple(fds), plan=tuple(plan), subreaper=False, limits=False, gate=True)
 
 
 def _staged_binds(spec: RunSpec, tree: str) -> tuple[list[tuple[str, ...]], list[str]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-from udk.engines.base import Engine, Launch
+from udk.engines.base import Engine, Launch, linked_home
 from udk.engines.guard import NATIVE
 from udk.errors import EngineError, UdkError
 
@@ -130,12 +130,9 @@ class TrapEngine(Engine):
 
         if not spec.root.upper:
             raise EngineError("a container without a private layer cannot be joined")
-        try:
-            home = os.readlink(f"{os.path.dirname(spec.root.upper)}/{_STATE}")
-        except OSError as e:
-            raise EngineError(
-                f"the container of process {pid} has no state: {e.strerror}", "see udk ps"
-            ) from None
+        home = linked_home(spec.root.upper, _STATE)
+        if not home:
+            raise EngineError(f"the container of process {pid} has no state", "see udk ps")
         fd = to_descriptor(_encode(_who(spec)))
         return Launch(
             [LOADER, "join", f"{home}/state", str(fd), *spec.argv],
@@ -147,15 +144,15 @@ class TrapEngine(Engine):
     def cleanup(self, spec: RunSpec) -> None:
         if not spec.root.upper:
             return
-        link = f"{os.path.dirname(spec.root.upper)}/{_STATE}"
+        home = linked_home(spec.root.upper, _STATE)
         try:
-            home = os.readlink(link)
-            os.unlink(link)
+            os.unlink(f"{os.path.dirname(spec.root.upper)}/{_STATE}")
         except OSError:
             return
         from udk.engines.guard import remove
 
-        remove([home])
+        if home:
+            remove([home])
 
 
 def _state_directory(spec: RunSpec) -> str:
