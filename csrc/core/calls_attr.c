@@ -100,7 +100,7 @@ static unsigned disk_mode(struct call *c, const struct stat *st, unsigned mode)
 	bool dir = (st->st_mode & S_IFMT) == S_IFDIR;
 
 	mode &= dir ? 01777 : 0777;
-	return privileged(c->core) ? mode | (dir ? 0700 : 0600) : mode;
+	return privileged(c->core) || judged(c->core) ? mode | (dir ? 0700 : 0600) : mode;
 }
 
 /* Takes the set-group-id bit from a mode that the guest has no right to give. */
@@ -180,6 +180,8 @@ long call_fchmodat2(struct call *c)
 
 /* ---- owners ------------------------------------------------------------------------------------------- */
 
+#define KEEP_ID ((uint32_t)-1)
+
 static long set_owner(struct call *c, const struct stat *host, const struct place *p, int fd, uint32_t uid, uint32_t gid)
 {
 	struct core *k = c->core;
@@ -187,12 +189,13 @@ static long set_owner(struct call *c, const struct stat *host, const struct plac
 	struct owner *o;
 
 	owner_show(c, &st, p, fd);
-	if (uid == (uint32_t)-1)
-		uid = st.st_uid;
-	if (gid == (uint32_t)-1)
-		gid = st.st_gid;
-	if (!privileged(k) && (uid != st.st_uid || k->ids.fsuid != st.st_uid))
+	if (!privileged(k) && ((uid != KEEP_ID && (uid != st.st_uid || k->ids.fsuid != st.st_uid)) ||
+			       (gid != KEEP_ID && (k->ids.fsuid != st.st_uid || (gid != st.st_gid && !member_of(k, gid))))))
 		return -EPERM;
+	if (uid == KEEP_ID)
+		uid = st.st_uid;
+	if (gid == KEEP_ID)
+		gid = st.st_gid;
 	if (uid == st.st_uid && gid == st.st_gid && !(st.st_mode & 06000))
 		return 0;
 	o = owner_make(k, host);
@@ -201,9 +204,14 @@ static long set_owner(struct call *c, const struct stat *host, const struct plac
 	o->uid = uid;
 	o->gid = gid;
 	o->flags |= OWNER_SET;
-	if (o->flags & OWNER_MODE && (o->mode & S_IFMT) == S_IFREG)
+	if (o->flags & OWNER_MODE && (host->st_mode & S_IFMT) != S_IFDIR)
 		o->mode &= o->mode & 010 ? ~06000U : ~04000U;
 	owner_of_both(c, host, p, fd);
+	/* A change that changes nothing on disk but the time of the last change. */
+	if (p)
+		sys_fchownat(p->dfd, p->host, host->st_uid, KEEP_ID, AT_SYMLINK_NOFOLLOW);
+	else
+		SC5(__NR_fchownat, fd, "", host->st_uid, KEEP_ID, AT_EMPTY_PATH);
 	return 0;
 }
 
@@ -258,8 +266,13 @@ static long do_chown(struct call *c, int dfd, const void *path, uint32_t uid, ui
 	return (r == -EPERM || r == -EINVAL) && privileged(k) ? 0 : r;
 }
 
-long call_chown(struct call *c) { return do_chown(c, AT_FDCWD, (void *)c->a[0], (uint32_t)c->a[1], (uint32_t)c->a[2], 0); }
-long call_lchown(struct call *c) { return do_chown(c, AT_FDCWD, (void *)c->a[0], (uint32_t)c->a[1], (uint32_t)c->a[2], AT_SYMLINK_NOFOLLOW); }
+static long by_name(struct call *c, long flags)
+{
+	return c->a[0] ? do_chown(c, AT_FDCWD, (void *)c->a[0], (uint32_t)c->a[1], (uint32_t)c->a[2], flags) : -EFAULT;
+}
+
+long call_chown(struct call *c) { return by_name(c, 0); }
+long call_lchown(struct call *c) { return by_name(c, AT_SYMLINK_NOFOLLOW); }
 long call_fchown(struct call *c) { return do_chown(c, (int)c->a[0], NULL, (uint32_t)c->a[1], (uint32_t)c->a[2], AT_EMPTY_PATH); }
 
 long call_fchownat(struct call *c)
@@ -284,11 +297,32 @@ long call_truncate(struct call *c)
 	return SC2(__NR_truncate, p->host, c->a[1]);
 }
 
+#define NOW ((1L << 30) - 1)
+#define OMIT ((1L << 30) - 2)
+
+static long may_set_times(struct call *c, const struct place *p, const struct stat *host, int fd, const ktimespec *times)
+{
+	struct stat st = *host;
+	bool now = !times || (times[0].tv_nsec == NOW && times[1].tv_nsec == NOW);
+
+	if ((times && times[0].tv_nsec == OMIT && times[1].tv_nsec == OMIT) || (p && (p->raw || p->mount || p->magic)))
+		return 0;
+	owner_show(c, &st, p, fd);
+	if (st.st_uid == c->core->ids.fsuid)
+		return 0;
+	return !now ? -EPERM : mode_allows(c->core, &st, W_OK, true) ? 0 : -EACCES;
+}
+
 static long set_times(struct call *c, int dfd, const void *path, const ktimespec *times, long flags)
 {
 	struct place *p = &c->w->a;
 	long r = target(c, dfd, path, flags, p);
 
+	if (r >= 0 && judged(c->core)) {
+		long refused = may_set_times(c, r == 1 ? NULL : p, &p->st, dfd, times);
+		if (refused)
+			return refused;
+	}
 	if (r < 0)
 		return r;
 	if (r == 1)

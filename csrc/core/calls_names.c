@@ -430,6 +430,13 @@ static long rename_union(struct call *c, struct place *a, struct place *b, unsig
 	return r;
 }
 
+static bool same_parent(const struct place *a, const struct place *b)
+{
+	const char *x = str_rchr(a->guest, '/'), *y = str_rchr(b->guest, '/');
+
+	return x && y && x - a->guest == y - b->guest && !memcmp(a->guest, b->guest, (size_t)(x - a->guest));
+}
+
 static long do_rename(struct call *c, int afd, const void *from, int bfd, const void *to, unsigned flags)
 {
 	struct place *a = &c->w->a, *b = &c->w->b;
@@ -458,6 +465,8 @@ static long do_rename(struct call *c, int afd, const void *from, int bfd, const 
 			r = may_remove(c, a);
 		if (!r && !b->raw)
 			r = lookup(c, b) ? may_make(c, b) : may_remove(c, b);
+		if (!r && !a->raw && !a->mount && is_dir(&a->st) && !b->raw && !same_parent(a, b))
+			r = owner_access(c, a, W_OK, true); /* its ".." changes */
 		if (r)
 			return r;
 	}

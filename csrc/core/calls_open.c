@@ -188,6 +188,17 @@ static void keep_mode(struct call *c, int fd, unsigned mode)
 	o->flags |= OWNER_MODE;
 }
 
+/* What another user may write to no longer runs as its owner. The kernel says so at the first write. */
+static void drop_set_ids(struct call *c, int fd)
+{
+	struct owner *o;
+	struct stat st;
+
+	if (sys_fstat(fd, &st) || !(o = owner_find(c->core, st.st_dev, st.st_ino)) || !(o->flags & OWNER_MODE))
+		return;
+	o->mode &= o->mode & 010 ? ~06000U : ~04000U;
+}
+
 static long open_write(struct call *c, int dfd, const void *path, long flags, unsigned mode, struct place *p)
 {
 	bool excl = (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL);
@@ -249,7 +260,10 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 					return r;
 			}
 		}
-		return host_open(c, p, (flags | O_NOFOLLOW) & ~(long)(O_CREAT | O_EXCL), 0);
+		r = host_open(c, p, (flags | O_NOFOLLOW) & ~(long)(O_CREAT | O_EXCL), 0);
+		if (r >= 0 && type == S_IFREG && writes(flags) && judged(c->core) && !p->raw && !p->mount)
+			drop_set_ids(c, (int)r);
+		return r;
 	}
 	if (r != -ENOENT || !(flags & O_CREAT))
 		return r;

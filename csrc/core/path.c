@@ -500,6 +500,26 @@ static long walk_raw(struct call *c, int dfd, unsigned flags, struct place *p)
 	return r;
 }
 
+/* Beyond what a path can tell: a name relative to a directory far down. p is the directory reached so far. */
+static long walk_on(struct call *c, const char *left, unsigned flags, struct place *p)
+{
+	enum layer layer = first_layer(p);
+	long fd;
+
+	memmove(c->w->rest, left, strlen(left) + 1);
+	p->direct = false;
+	place_host(c, p, layer);
+	fd = sys_openat(p->dfd, p->host, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+	if (fd < 0)
+		return fd;
+	close_later(c, fd);
+	p->locked = readonly(c, p) || layer == LAYER_LOWER;
+	p->raw = true;
+	p->found = false;
+	p->kind = IN_PLAIN;
+	return walk_raw(c, (int)fd, flags, p);
+}
+
 static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
 {
 	struct core *k = c->core;
@@ -588,6 +608,8 @@ static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned f
 			cache_keep_text(k, w.generation, key, dir, p, mounts_inside(k, p->guest, p->len));
 			w.keep = false;
 		}
+		if (p->len + (size_t)(end - name) + 1 >= GUEST_MAX && end - name < 256)
+			return walk_on(c, name, flags, p);
 		r = step(c, &w, p, name, (size_t)(end - name), last, follow_it);
 		if (r < 0)
 			return r;

@@ -164,16 +164,21 @@ CASE(host_name)
 /* Somebody else than root finds closed what is closed, and cannot remove what is not his. */
 CASE(several_users)
 {
+	struct timespec times[2] = { { 1, 0 }, { 1, 0 } };
 	struct stat st;
 	pid_t p;
 	int fd;
 
 	need_root();
-	CHECK(!chmod(".", 01777) && !mkdir("shut", 0700) && !mkdir("list", 0755) && !mkdir("team", 0770));
+	CHECK(!chmod(".", 0777) && !mkdir("shut", 0700) && !mkdir("list", 0755) && !mkdir("team", 0770));
 	put("shut/f", "x");
 	put("secret", "x");
 	put("list/f", "x");
 	put("mine", "x");
+	CHECK(!mkdir("drop", 0755) && !chmod("drop", 01777));
+	put("drop/f", "x");
+	put("setid", "x");
+	CHECK(!chmod("setid", 04777) && !mkdir("theirdir", 0755) && !chown("theirdir", 79, 79));
 	CHECK(!chmod("secret", 0600) && !chown("mine", 77, 77) && !chmod("mine", 0600) && !chown("team", 0, 78));
 	CHECK(!chmod("team", 02770));
 	p = fork();
@@ -194,9 +199,17 @@ CASE(several_users)
 		FAILS(unlink("list/f"), EACCES);
 		FAILS(rename("list/f", "moved"), EACCES);
 		FAILS(rename("mine", "list/f"), EACCES);
-		FAILS(unlink("secret"), EPERM); /* the sticky bit */
+		FAILS(unlink("drop/f"), EPERM);
 		FAILS(truncate("secret", 0), EACCES);
 		FAILS(chmod("secret", 0644), EPERM);
+		FAILS(utimensat(AT_FDCWD, "secret", NULL, 0), EACCES);
+		FAILS(utimensat(AT_FDCWD, "secret", times, 0), EPERM);
+		CHECK(!chown("secret", -1, -1));
+		FAILS(chown("mine", -1, 99), EPERM);
+		CHECK(!chown("mine", -1, 78) && !chmod("mine", 0070) && chmod("mine", 0600) == 0);
+		fd = open("setid", O_WRONLY);
+		CHECK(fd >= 0 && !fstat(fd, &st) && !(st.st_mode & S_ISUID));
+		FAILS(rename("theirdir", "team/theirdir"), EACCES); /* its ".." would change */
 		FAILS(execl("secret", "secret", NULL), EACCES);
 		CHECK(same("mine", "x") && same("list/f", "x"));
 		put("team/f", "x");

@@ -38,6 +38,32 @@ CASE(deeper_than_a_path_can_tell)
 	CHECK(getcwd(c, sizeof c) && !strcmp(c, "/tmp/case-deeper_than_a_path_can_tell"));
 }
 
+CASE(long_names_from_a_directory)
+{
+	char name[256], path[4096] = "", *end;
+	struct stat st;
+	int levels = 16;
+
+	memset(name, 'n', 254);
+	name[254] = 0;
+	for (int i = 0; i < levels; i++) {
+		if (i)
+			strcat(path, "/");
+		strcat(path, name);
+		if (i < levels - 1)
+			CHECK(!mkdir(path, 0755));
+	}
+	CHECK(strlen(path) == 4079 && !mkdir(path, 0755) && !stat(path, &st) && S_ISDIR(st.st_mode) && !rmdir(path));
+	put(path, "x");
+	put("here", "y");
+	CHECK(same(path, "x") && !rename("here", path) && same(path, "y") && !link(path, "also") && same("also", "y"));
+	CHECK(!unlink(path));
+	while ((end = strrchr(path, '/'))) {
+		*end = 0;
+		CHECK(!rmdir(path));
+	}
+}
+
 CASE(a_deleted_directory)
 {
 	struct stat st;
