@@ -124,3 +124,45 @@ def test_ratios(installed: Path, ready: tuple[Udk, str], capsys: pytest.CaptureF
                 f"  {name:7s} min {low * 1e3:6.1f} ms  median {mid * 1e3:6.1f} ms  "
                 f"{low / best['python']:5.2f}x python (min), {mid / middle['python']:5.2f}x (median)"
             )
+
+
+@pytest.fixture(scope="session")
+def large(ready: tuple[Udk, str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image of 700 MB in 14,000 files, in the same store."""
+    udk, _ = ready
+    files = [(f"data/{n // 100}/{n}", n.to_bytes(4, "little") * 12500, 0o644) for n in range(14000)]
+    layout = Layout(tmp_path_factory.mktemp("large"))
+    layout.add_image([busybox_layer(files)], "1", run={"Cmd": ["sh"], "Env": ["PATH=/bin"]})
+    with FaultyRegistry({"large": layout.path}) as registry:
+        image = f"{registry.host}/large:1"
+        udk.ok("pull", "-q", image)
+    udk.ok("run", image, "true")
+    return image
+
+
+@pytest.mark.timeout(900)
+def test_size_of_the_image(
+    installed: Path, ready: tuple[Udk, str], large: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An ephemeral container in an image of 2 MB and of 700 MB, by each engine of ours."""
+    udk, small = ready
+    env = caller(udk)
+    argv = {"python": [str(installed / "python"), "-I", "-c", "pass"]}
+    for engine in ("namespace", "trap"):
+        for size, image in (("2 MB", small), ("700 MB", large)):
+            argv[f"{engine}, {size}"] = [str(installed / "udk"), "run", "--engine", engine, image, "true"]
+    times: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        for name, words in argv.items():
+            began = time.perf_counter()
+            done = subprocess.run(words, env=env, check=False, stdin=subprocess.DEVNULL)
+            if done.returncode == 0:
+                times.setdefault(name, []).append(time.perf_counter() - began)
+    with capsys.disabled():
+        print(f"\nstart by size of the image, {ROUNDS} interleaved rounds, load {os.getloadavg()[0]:.1f}:")
+        for name, all_of_it in times.items():
+            ratio = min(all_of_it) / min(times["python"])
+            print(
+                f"  {name:18s} min {min(all_of_it) * 1e3:6.1f} ms  "
+                f"median {statistics.median(all_of_it) * 1e3:6.1f} ms  {ratio:5.2f}x python (min)"
+            )
