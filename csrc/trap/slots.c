@@ -61,7 +61,8 @@ void slot_give(struct work *w)
 {
 	int i = (int)(w - self.slots);
 
-	self.holders[i].tid = 0;
+	if (self.holders[i].tid) /* a write would take the line from other threads */
+		self.holders[i].tid = 0;
 	__atomic_fetch_and(&self.taken, ~((uint64_t)1 << i), __ATOMIC_RELEASE);
 }
 
