@@ -297,7 +297,7 @@ static int inet(int type, long port, const char *hello)
 
 	if (fd < 0 || C3(SYS_connect, fd, &a, sizeof a) || C6(SYS_sendto, fd, hello, strlen(hello), 0, 0, 0) < 0)
 		return 0;
-	return poll(&p, 1, 2000) == 1 && read((int)fd, answer, sizeof answer) > 0; /* it was heard */
+	return poll(&p, 1, 8000) == 1 && read((int)fd, answer, sizeof answer) > 0; /* it was heard */
 }
 
 static int try_tcp(void)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from udk.engines.base import Engine
 from udk.engines.guard import spawn
 from udk.engines.select import by_name
 from udk.errors import UsageError
-from udk.runtime.spec import Mount, Root
+from udk.runtime.spec import Identity, Mount, Root
 
 SHM_KEY = 0x55000000 | os.getpid()
 IPC_CREAT, IPC_RMID = 0o1000, 0
@@ -295,6 +296,29 @@ def test_values_of_the_option(value: object, parsed: str) -> None:
     assert confine.parse(value) == parsed
     with pytest.raises(UsageError, match="--confine=weakly is unknown"):
         confine.parse("weakly")
+
+
+def test_the_first_landlock_is_refused_with_a_private_layer(
+    engine: Engine, arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confine, "MAX_ABI", 1)
+    reasons = engine.reasons_against(arena.spec("/x", confine="on"))
+    if engine.boundary == confine.NAMESPACES:
+        assert reasons == []
+    else:
+        assert "first version of Landlock" in "; ".join(reasons) or confine.kernel_abi() == 0
+
+
+def test_confinement_with_subordinate_ids(engine: Engine, arena: Arena, outside: Outside) -> None:
+    """Set-id programs work then (no no_new_privs), and confinement must be in force before that."""
+    if engine.boundary != confine.NAMESPACES:
+        pytest.skip("subordinate ids need user namespaces")
+    if f"{pwd.getpwuid(os.geteuid()).pw_name}:" not in Path("/etc/subuid").read_text():
+        pytest.skip("this user has no subordinate ids")
+    require("newuidmap")
+    changes: dict[str, Any] = {"confine": confine.ON, "identity": Identity(subids=True)}
+    wanted = expected(engine, confine.kernel_abi(), **changes) & natively(outside)
+    assert attempt(engine, arena, outside, **changes) == wanted
 
 
 def test_no_network_without_confinement(engine: Engine, arena: Arena, outside: Outside) -> None:

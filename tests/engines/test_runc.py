@@ -262,7 +262,7 @@ def test_signals_arrive_once(box: Box, runtime: str, sig: signal.Signals) -> Non
     assert guard.stdout
     assert guard.stdout.readline() == b"ready\n"
     guard.send_signal(sig)
-    out, err = guard.communicate(timeout=5)
+    out, err = guard.communicate(timeout=20)
     assert (guard.returncode, out, err) == (11, b"1\n", b"")
 
 
@@ -283,12 +283,12 @@ def test_signals_during_the_set_up(
     guard = start(box, "/hello", "sleep", "1000000", popen={"start_new_session": True})
     wait_until(lambda: (tmp_path / "at-work").exists())
     os.killpg(guard.pid, signal.SIGTERM)
-    assert (guard.wait(5), guard.communicate()) == (143, (b"", b""))
+    assert (guard.wait(20), guard.communicate()) == (143, (b"", b""))
     (tmp_path / "at-work").unlink()
     guard = start(box, "/hello", "sleep", "1000000", popen={"start_new_session": True})
     wait_until(lambda: (tmp_path / "at-work").exists())
     os.killpg(guard.pid, signal.SIGUSR1)
-    assert guard.wait(5) == 138
+    assert guard.wait(20) == 138
 
 
 def test_a_runtime_that_fails(
@@ -327,7 +327,7 @@ def test_sigkill_leaves_nothing(box: Box, runtime: str, victim: str) -> None:
         pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not marked(box.mark), 2.0, "nothing is left")
-    assert guard.wait(5) == (-9 if victim == "guard" else 137)
+    assert guard.wait(20) == (-9 if victim == "guard" else 137)
 
 
 def test_the_bundle_is_removed(box: Box, runtime: str) -> None:

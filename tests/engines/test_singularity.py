@@ -177,7 +177,7 @@ def test_signals_arrive_once(box: Box, sig: signal.Signals) -> None:
     guard = start(box, "/hello", "await", str(int(sig)), "11", popen={"start_new_session": True})
     assert guard.stdout and guard.stdout.readline() == b"ready\n"
     os.killpg(guard.pid, sig)
-    out, err = guard.communicate(timeout=5)
+    out, err = guard.communicate(timeout=20)
     assert (guard.returncode, out, err) == (11, b"1\n", b"")
 
 
@@ -189,7 +189,7 @@ def test_a_signal_that_ends_the_set_up(box: Box, runtime: str, monkeypatch: Any,
     guard = start(box, "/hello", "sleep", "1000000")
     wait_until(lambda: (tmp_path / "at-work").exists())
     guard.terminate()
-    assert (guard.wait(5), guard.communicate()) == (143, (b"", b""))
+    assert (guard.wait(20), guard.communicate()) == (143, (b"", b""))
 
 
 @pytest.mark.parametrize("victim", ["guard", "keeper"])
@@ -201,7 +201,7 @@ def test_sigkill_leaves_nothing(box: Box, victim: str) -> None:
         pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not marked(box.mark), 3.0, "nothing is left")
-    guard.wait(5)
+    guard.wait(20)
 
 
 def test_what_it_made_is_removed(box: Box) -> None:

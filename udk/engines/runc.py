@@ -189,6 +189,10 @@ def bundle(spec: RunSpec, home: str, layer: str = "") -> dict[str, Any]:
     if layer:  # its init needs it for a moment; see csrc/guard/keeper.c
         mounts.append(_bind(layer, f"{dev}/{_INIT}/layer", False))
         names = [*_NAMES, "CAP_SYS_ADMIN"]
+    elif (
+        spec.confine and spec.identity.subids
+    ):  # without no_new_privs its init needs it for filter and Landlock
+        names = [*_NAMES, "CAP_SYS_ADMIN"]
     config: dict[str, Any] = {
         "ociVersion": "1.0.2",
         "process": {
