@@ -131,6 +131,7 @@ struct plan {
 	volatile uint32_t lower_owners_used;
 	volatile uint32_t any_changes; /* the record of changes has entries: without any it is not even mapped */
 	volatile uint32_t filters_used;
+	volatile uint32_t ready; /* all of this is filled in: commands may join */
 	char nodename[65];                    /* that the guest set; empty: none */
 	volatile uint64_t clean[1024];        /* hashes of files in whose code nothing is to be changed (preload) */
 	volatile uint64_t owned[OWNED_WORDS]; /* bits: inodes that may have an entry in one of the records */

@@ -7,10 +7,14 @@
 /* How long (us) a signal sent to the whole process group may take to arrive at all of its members. */
 enum { GROUP_WINDOW = 50000 };
 
+/* How often (ms) it is looked whether those who joined have gone. */
+enum { FINISH_LOOK = 20 };
+
 struct keeper {
 	struct plan *plan;
 	int socket, signals, proc; /* proc: the host's /proc, to find processes by, or -1 in a pid namespace */
-	int anchor;
+	int anchor, status; /* status: of the payload that has ended */
+	bool ended;
 	int payload, watcher; /* watcher: the parent, without a pid namespace */
 	bool pid_namespace;
 	/* When a signal reached the keeper itself, and when one was passed on for the guard: a signal to the process group
@@ -46,8 +50,14 @@ static bool same_group(const struct keeper *k)
 	return !k->plan->tty && sys_getpgid(k->payload) == sys_getpgid(0);
 }
 
+static void finish(struct keeper *k, bool now);
+
 static void pass_on(struct keeper *k, int sig)
 {
+	if (k->ended)
+		finish(k, sig == SIGTERM || sig == SIGINT || sig == SIGHUP || sig == SIGQUIT);
+	if (k->ended)
+		return;
 	k->passed[sig] = now_us();
 	sys_kill(k->payload, sig);
 }
@@ -97,6 +107,21 @@ static int overdue(struct keeper *k)
 	return wait;
 }
 
+/* The payload has ended: so does the container, unless somebody has joined it to stay. */
+static void finish(struct keeper *k, bool now)
+{
+	struct rusage usage;
+
+	if (!now && k->plan->last_out >= 0 && SC2(__NR_flock, k->plan->last_out, 2 | 4 /* LOCK_EX, LOCK_NB */) == -EAGAIN) {
+		sys_prctl(PR_SET_NAME, (unsigned long)"udk-last", 0, 0, 0); /* who joins need not wait for a payload */
+		return;
+	}
+	end_all(k);
+	sys_getrusage(RUSAGE_CHILDREN, &usage);
+	message_send(k->socket, MSG_ENDED, k->status, &usage, sizeof usage, -1);
+	sys_exit(0);
+}
+
 static void reap(struct keeper *k)
 {
 	for (;;) {
@@ -110,11 +135,9 @@ static void reap(struct keeper *k)
 			message_send(k->socket, MSG_STOPPED, WSTOPSIG(status), NULL, 0, -1);
 			continue;
 		}
-		struct rusage usage;
-		end_all(k);
-		sys_getrusage(RUSAGE_CHILDREN, &usage);
-		message_send(k->socket, MSG_ENDED, status, &usage, sizeof usage, -1);
-		sys_exit(0);
+		k->status = status;
+		k->ended = true;
+		finish(k, false);
 	}
 }
 
@@ -125,9 +148,11 @@ NORETURN static void watch(struct keeper *k)
 	for (;;) {
 		struct signalfd_siginfo s;
 		struct message m;
-		int fd, wait = overdue(k);
+		int fd, wait = k->ended ? FINISH_LOOK : overdue(k);
 		ktimespec t = { wait / 1000, wait % 1000 * 1000000 };
 		sys_ppoll(p, 2, wait < 0 ? NULL : &t, NULL);
+		if (k->ended)
+			finish(k, false);
 		bool child = false;
 		while (sys_read(k->signals, &s, sizeof s) == sizeof s) {
 			child |= s.ssi_signo == SIGCHLD;
@@ -325,6 +350,6 @@ void keeper_main(struct plan *plan, int socket)
 		keep_capabilities(0);
 	message_send(socket, MSG_STARTED, k.payload, NULL, 0, -1);
 	/* The terminal's slave stays open: a payload that closes it and lives on is not the end of the terminal. */
-	close_all_but((const int[]){ k.signals, socket, k.proc, h.tty }, 4);
+	close_all_but((const int[]){ k.signals, socket, k.proc, h.tty, plan->last_out }, 5);
 	watch(&k);
 }

@@ -7,7 +7,7 @@ enum field {
 	F_ARG, F_ENV, F_PROGRAM, F_CWD, F_NULL_STDIN, F_TTY, F_LIMIT, F_SIGMASK, F_DEFAULTS, F_NEW_PRIVILEGES, F_IDS,
 	F_GROUP, F_KEEP_CAPS, F_COOKIE, F_TIMEOUT, F_STOP_SIGNAL, F_STATS, F_REMOVE, F_UNLINK, F_FALLBACK,
 	F_CLONE, F_MAP_UID, F_MAP_GID, F_MAP_TOOLS, F_LOWER, F_UPPER, F_PLAIN, F_HOSTNAME, F_LOOPBACK, F_DRY, F_JOIN, F_STAGE,
-	F_OVER, F_LOADER, F_ANCHOR, F_XINO, F_CONFINE, F_KEEP_FD, F_LANDLOCK, F_LANDLOCK_PATH, F_GATE, F_THROUGH,
+	F_OVER, F_LOADER, F_ANCHOR, F_XINO, F_LAST_OUT, F_SHARE, F_CONFINE, F_KEEP_FD, F_LANDLOCK, F_LANDLOCK_PATH, F_GATE, F_THROUGH,
 	F_OP,
 };
 
@@ -51,6 +51,8 @@ static const struct {
 	{ "loader", F_LOADER, 2, 0 },
 	{ "anchor", F_ANCHOR, 1, 0 },
 	{ "xino", F_XINO, 0, 0 },
+	{ "last-out", F_LAST_OUT, 1, 0 },
+	{ "share", F_SHARE, 1, 0 },
 	{ "gate", F_GATE, 2, 0 },
 	{ "through", F_THROUGH, 1, 0 },
 	{ "confine", F_CONFINE, 1, 0 },
@@ -187,6 +189,8 @@ static bool take(struct plan *p, enum field field, char **a)
 		return a[0][0] == '/' && p->loader_words;
 	case F_ANCHOR: p->anchor = a[0]; return a[0][0] == '/';
 	case F_XINO: p->xino = true; return true;
+	case F_LAST_OUT: p->last_out = number(a[0], 10, INT32_MAX, &v) ? (int)v : -1; return p->last_out > 2;
+	case F_SHARE: p->share = number(a[0], 10, INT32_MAX, &v) ? (int)v : -1; return p->share > 2;
 	case F_GATE:
 		p->gate = a[0];
 		p->gate_log = a[1];
@@ -220,7 +224,7 @@ const char *plan_read(int fd, struct plan *p)
 	long r = sys_fstat(fd, &st);
 	size_t strings = 0, n, at = 0;
 
-	*p = (struct plan){ .stop_signal = SIGTERM, .kill_after_ms = 10000, .cwd = "/", .keep_caps = ~0ULL };
+	*p = (struct plan){ .stop_signal = SIGTERM, .kill_after_ms = 10000, .cwd = "/", .keep_caps = ~0ULL, .last_out = -1, .share = -1 };
 	if (r < 0 || st.st_size <= 0)
 		return "the plan cannot be read";
 	n = (size_t)st.st_size;

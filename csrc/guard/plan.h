@@ -105,6 +105,9 @@ struct plan {
 	bool volatile_upper, plain_root; /* plain: upper is the whole root */
 	const char *hostname;
 	bool loopback, dry, xino; /* xino: inodes of the lower layer are marked, see core/identity.c */
+	/* A file that everybody holds a shared lock on who joins the container (`share`, or -1): the end of the payload is the
+	 * container's when there is none (`last_out`, or -1). */
+	int last_out, share;
 	int join; /* pid whose namespaces are entered, or 0 */
 	/* For another runtime that is to run on a root made here: the root is put at stage, a directory of the host, and the
 	 * host's root is kept; over_source is bound to over_target there, when both exist. NULL: none. */

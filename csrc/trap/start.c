@@ -296,6 +296,27 @@ static int probe_ptrace(uint32_t options)
 	return status != 0;
 }
 
+/* A command that joins may be quicker than the container's first, which makes the state. */
+static long map_when_ready(const char *path)
+{
+	const ktimespec pause = { 0, 10000000 };
+	struct stat st;
+	long r = 0;
+
+	for (int i = 0; i < 1000; i++) {
+		r = sys_fstatat(AT_FDCWD, path, &st, 0);
+		if (!r && (size_t)st.st_size >= sizeof(struct plan)) {
+			r = plan_map(&self.core, path, false);
+			if (!r && self.core.plan->ready)
+				return 0;
+		}
+		if (r && r != -ENOENT && r != -EINVAL)
+			return r;
+		sys_nanosleep(&pause);
+	}
+	return r ? r : -ETIMEDOUT;
+}
+
 int main(int argc, char **argv, char **envp)
 {
 	uint64_t fd;
@@ -313,6 +334,7 @@ int main(int argc, char **argv, char **envp)
 	if (argc >= 4 && str_eq(argv[1], "run") && parse_u64(argv[2], 10, &fd)) {
 		read_plan((int)fd, false);
 		make_plan();
+		self.core.plan->ready = 1;
 		run(argv + 3, envp, false);
 	}
 	if (argc >= 5 && str_eq(argv[1], "join") && parse_u64(argv[3], 10, &fd)) {
@@ -328,7 +350,7 @@ int main(int argc, char **argv, char **envp)
 			nested_leave(&self.core);
 			argv[2] = state;
 		}
-		r = plan_map(&self.core, argv[2], false);
+		r = map_when_ready(argv[2]);
 		if (r)
 			fail("the container's state", argv[2], r);
 		run(argv + 4, envp, true);

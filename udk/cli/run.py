@@ -31,7 +31,7 @@ def run(context: Context) -> None:
         if options.get("dry_run"):
             _print_spec(launch.respec(container, _of_a_start(context.options), command))
             return
-        launch.start(store, container, _of_a_start(context.options), command, _again(context))
+        launch.start(store, container, _of_a_start(context.options), command, _again(context), joins=True)
     image = find_image(context, store, name, config)
     if options.get("dry_run"):
         _print_spec(

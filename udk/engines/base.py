@@ -37,7 +37,7 @@ class Launch:
         subreaper: bool = True,
         plan: tuple[tuple[str, ...], ...] = (),
         limits: bool = True,
-        gate: bool = False,
+        gate: str = "",
     ) -> None:
         self.argv = argv
         self.env = env
@@ -45,7 +45,8 @@ class Launch:
         self.subreaper = subreaper  # False where a pid namespace already bounds the payload's processes
         self.plan = plan
         self.limits = limits  # False where the engine itself sets the resource limits, further inside
-        self.gate = gate  # another runtime starts our init, which gets the streams from the guard
+        # another runtime starts our init, which gets the streams from the guard, and reads this plan
+        self.gate = gate
 
 
 def linked_home(upper: str, name: str) -> str:

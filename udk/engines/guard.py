@@ -86,11 +86,14 @@ def exec_guard(
     *,
     leases: Iterable[str] = (),
     fallback: Sequence[str] = (),
+    last_out: int = -1,
+    share: int = -1,
 ) -> NoReturn:
     """Replaces this process by the guard, which runs ``launch`` and ends with the payload's status.
 
-    See :func:`compile_plan` for the arguments. Returns never; raises EngineError when the guard cannot be
-    executed.
+    ``last_out``: a descriptor on which whoever joins the container holds a shared lock: the container lasts
+    until it is free; ``share``: this is such a lock. See :func:`compile_plan` for the others. Returns never;
+    raises EngineError when the guard cannot be executed.
     """
     import _signal  # type: ignore[import-not-found]  # `signal` itself costs two milliseconds of enum
 
@@ -109,8 +112,16 @@ def exec_guard(
             fallback=fallback,
             sigmask=sum(1 << (s - 1) for s in before),
         )
+        if last_out >= 0 and launch.gate:
+            with open(launch.gate, "ab") as inner:  # it comes through the gate, under its number
+                inner.write(b"last-out\0%d\0" % last_out)
+        elif last_out >= 0:
+            ops.append(("last-out", str(last_out)))
+        if share >= 0:
+            ops = [op for op in ops if op[0] != "cookie"]
+            ops.append(("share", str(share)))
         fd = plan.to_descriptor(plan.encode(ops))
-        for keep in launch.fds:
+        for keep in (*launch.fds, *(n for n in (last_out, share) if n >= 0)):
             os.set_inheritable(keep, True)
         os.execve(GUARD, _guard_argv(spec, fd), os.environ)  # noqa: S606
     except OSError as e:

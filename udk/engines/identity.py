@@ -122,7 +122,7 @@ def join(spec: RunSpec, launch: Launch, keeper: int) -> Launch:
         return launch
     if spec.confine:  # in a Landlock domain of its own: the state cannot be reached from there
         return launch
-    if not os.path.exists(f"{home}/state"):
+    if not os.path.isdir(home):  # of an earlier run
         return launch
     fd = to_descriptor(_encode(_who(spec)))
     copy = f"{home}/udk-trap"

@@ -260,7 +260,8 @@ def _container_process(guard: int, patience: float = 10.0) -> int:
     while True:
         for child in _children(guard):
             for keeper in (child, *_children(child)):
-                if _read(f"/proc/{keeper}/comm") in ("udk-init", "udk-keeper") and _children(keeper):
+                comm = _read(f"/proc/{keeper}/comm")
+                if comm == "udk-last" or (comm in ("udk-init", "udk-keeper") and _children(keeper)):
                     return keeper
         if not os.path.exists(f"/proc/{guard}"):
             raise EngineError(f"the container's process {guard} is gone", "see udk ps")

@@ -392,7 +392,7 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
     env = {"PATH": path, "HOME": home, "XDG_RUNTIME_DIR": f"{home}/run", "TMPDIR": home}
     return Launch(
         words, env, fds=tuple(fds), subreaper=False, plan=(*plan, ("program", runtime), ("remove", home)),
-        limits=False, gate=True,
+        limits=False, gate=f"{home}/plan",
     )  # fmt: skip
 
 
@@ -439,7 +439,10 @@ def _inner_keeper(guard: int, patience: float = 10.0) -> int:
         level = _children(guard)[:1]
         while level:
             for pid in level:
-                if _read(f"/proc/{pid}/comm") == "udk-keeper" and _is_inside(pid, guard) and _children(pid):
+                comm = _read(f"/proc/{pid}/comm")
+                if comm not in ("udk-keeper", "udk-last") or not _is_inside(pid, guard):
+                    continue
+                if comm == "udk-last" or _children(pid):
                     return pid
             level = [child for pid in level for child in _children(pid)]
         if not os.path.exists(f"/proc/{guard}"):

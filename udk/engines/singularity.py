@@ -340,7 +340,9 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
     plan += [("program", runtime), ("remove", home)]
     if spec.root.upper:
         plan.append(("remove", spec.root.upper + _INIT))
-    return Launch(words, env, tuple(fds), plan=tuple(plan), subreaper=False, limits=False, gate=True)
+    return Launch(
+        words, env, tuple(fds), plan=tuple(plan), subreaper=False, limits=False, gate=f"{home}/in/plan"
+    )
 
 
 def _staged_binds(spec: RunSpec, tree: str) -> tuple[list[tuple[str, ...]], list[str]]:

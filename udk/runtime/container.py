@@ -91,6 +91,20 @@ class Container:
             return False
         return leases.lease_alive(data, age)
 
+    def holder(self) -> tuple[str, int] | None:
+        """(host, process) of the last start if that was on another node than this one, which cannot look at
+        its processes."""
+        from udk.base.process import own_identity
+
+        try:
+            data = jsonlite.loads(read_file(self.record["run"]["lease"], 1 << 20))
+            here = own_identity()
+            if all(data[key] == here[key] for key in ("host", "boot", "pidns")):
+                return None
+            return str(data["host"]).partition("/")[0], int(data["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def stats(self) -> dict[str, Any]:
         """What the guard reported about the last run; {} when there is no report."""
         run = self.record.get("run")

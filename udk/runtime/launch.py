@@ -12,7 +12,7 @@ import os
 import time
 
 from udk.base.files import store_error
-from udk.errors import ContainerError, ImageError, InUseError, StoreError, UsageError
+from udk.errors import ContainerError, EngineError, ImageError, InUseError, StoreError, UsageError
 from udk.runtime.container import SWEEP_AT_START, Container, Containers, check_name, discard, hold
 from udk.runtime.resolve import fill_volumes, join_spec, labels, make_spec
 from udk.runtime.spec import Root
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from udk.store.leases import Lease
     from udk.store.refs import StoredImage
     from udk.store.store import Store
+
+
+JOIN_PATIENCE = 30.0  # seconds
 
 
 class Prepared:
@@ -244,6 +247,7 @@ def launch_spec(
         engine.launch(spec),
         leases=tuple(lease.path for lease in held if lease.path),
         fallback=(engine.name, *again, "start", container.id) if again and spec.engine == "auto" else (),
+        last_out=-1 if spec.confine or not container.name else _joined(container),
     )
 
 
@@ -253,12 +257,16 @@ def start(
     options: Mapping[str, Any] | None = None,
     words: list[str] | None = None,
     again: tuple[str, ...] = (),
+    joins: bool = False,
 ) -> NoReturn:
     """Runs a container that exists, again or for the first time; with ``options`` or ``words`` (`udk run
-    NAME CMD`) those of its making are changed for this run. Raises ContainerError, InUseError,
+    NAME CMD`) those of its making are changed for this run. ``joins``: should the container run on this node,
+    the command runs in it, and it lasts until both have ended. Raises ContainerError, InUseError,
     EngineError."""
     import fcntl
 
+    if joins:
+        _join_if_running(store, container, options or {}, words or [])
     fd = os.open(container.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)  # of two that start it at once, one finds it running
@@ -269,10 +277,10 @@ def start(
         raise ContainerError(f"container {container.id[:12]} was removed a moment ago")
     container = fresh
     if container.running:
-        raise InUseError(
-            f"container {container.name or container.id[:12]} is running",
-            "use `udk exec` for a further command in it",
-        )
+        if joins and container.holder() is None:
+            os.close(fd)
+            start(store, container, options, words, again, joins)
+        raise in_use(container)
     record = container.record
     if not os.path.isdir(f"{record['store']}/trees/{record['tree']}/rootfs"):
         raise ContainerError(
@@ -296,6 +304,63 @@ def start(
     except BaseException:
         held.release()
         raise
+
+
+def in_use(container: Container) -> InUseError:
+    """Why a container cannot be started, and who runs it."""
+    name = container.name or container.id[:12]
+    holder = container.holder()
+    if holder is None:
+        return InUseError(f"container {name} is running", "use `udk exec` for a further command in it")
+    host, pid = holder
+    return InUseError(
+        f"container {name} is running on {host} (process {pid})",
+        "wait for its end, or run the command there; if that host is gone for good, `udk rm -f` removes it",
+    )
+
+
+def _joined(container: Container) -> int:
+    return os.open(f"{container.path}/joined", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _join_if_running(
+    store: Store, container: Container, options: Mapping[str, Any], words: list[str]
+) -> None:
+    """Becomes a further command in the container if it runs on this node. Returns when it does not run.
+
+    The lock says that we are there: the container's end waits for it, and while that end is under way it
+    cannot be had."""
+    import fcntl
+
+    from udk.engines.guard import exec_guard
+    from udk.engines.select import by_name
+
+    deadline = time.monotonic() + JOIN_PATIENCE
+    while True:
+        home = os.open(container.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(home, fcntl.LOCK_SH)  # whoever is starting it has become the guard
+            now = Containers(store).read(container.id)
+        except OSError as e:
+            raise store_error(e, container.path) from e
+        finally:
+            os.close(home)
+        if now is None or not now.running:
+            return
+        if now.holder() is not None or now.spec.confine:
+            raise in_use(now)
+        lock = _joined(now)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            run_record = now.record["run"]
+            spec = join_spec(now.run_spec, options, words or list(now.spec.argv))
+            engine = by_name(run_record["engine"])
+            exec_guard(spec, engine.join(spec, run_record["pid"]), share=lock)
+        except (BlockingIOError, EngineError) as e:  # it has just ended, or not quite begun
+            os.close(lock)
+            if time.monotonic() > deadline:
+                raise in_use(now) from e
+            time.sleep(0.02)
 
 
 def respec(container: Container, options: Mapping[str, Any], words: list[str]) -> RunSpec:

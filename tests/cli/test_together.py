@@ -1,0 +1,79 @@
+"""Many runs of one named container at once: on one node they share it, on another node it is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from tests.support.needs import needs, require
+from tests.support.udk import Udk
+
+pytestmark = needs("busybox")
+
+
+@pytest.fixture(scope="module")
+def works(shared_udk: Udk) -> dict[str, str]:
+    rows = json.loads(shared_udk("doctor", "--json").out)
+    return {row["engine"]: row["reason"] for row in rows}
+
+
+@pytest.mark.parametrize("engine", ["namespace", "trap", "ptrace", "runc"])
+def test_eight_at_once(udk: Udk, box: str, works: dict[str, str], engine: str) -> None:
+    if engine == "runc":
+        require("runc")
+    if works.get(engine, "is not there"):
+        pytest.skip(f"{engine}: {works.get(engine)}")
+    udk.ok("create", "--name", "many", box, "true")
+    script = "echo $0 begins; sleep 0.$(($0 * 3 % 8)); echo $0 > /f$0; chown $0 /f$0; echo $0 ends; exit $0"
+    runs = [
+        udk.popen(
+            "run", "--engine", engine, "many", "sh", "-c", script, str(number),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for number in range(8)
+    ]  # fmt: skip
+    ends = [(run.communicate(timeout=100)[0].decode(), run.returncode) for run in runs]
+    assert ends == [(f"{number} begins\n{number} ends\n", number) for number in range(8)]
+    said = udk.ok("run", "--engine", engine, "many", "sh", "-c", "stat -c %u /f?; cat /f?")
+    assert said.split() == [str(number) for number in range(8)] * 2
+    udk.ok("rm", "many")
+
+
+def test_the_last_one_out_ends_the_container(udk: Udk, box: str) -> None:
+    udk.ok("create", "--name", "last", box, "true")
+    first = udk.popen("run", "last", "sh", "-c", "echo up; sleep 1; exit 3", stdout=subprocess.PIPE)
+    assert first.stdout and first.stdout.readline() == b"up\n"
+    second = udk("run", "last", "sh", "-c", "sleep 2; exit 4")
+    assert (second.status, first.wait(30)) == (4, 3)
+    first.stdout.close()
+    assert json.loads(udk.ok("inspect", "last"))[0]["State"]["Status"] == "exited"
+    udk.ok("rm", "last")
+
+
+@pytest.mark.parametrize("key, value", [("host", "node17/abc"), ("boot", ""), ("pidns", 4711)])
+def test_another_nodes_container(udk: Udk, box: str, key: str, value: object) -> None:
+    udk.ok("create", "--name", "far", box, "true")
+    running = udk.popen("run", "far", "sh", "-c", "echo up; sleep 60", stdout=subprocess.PIPE)
+    assert running.stdout and running.stdout.readline() == b"up\n"
+    (record,) = udk.store.glob("containers/*/container.json")
+    lease = json.loads(record.read_text())["run"]["lease"]
+    with open(lease) as f:
+        data = json.load(f)
+    data[key] = value
+    if key == "boot":
+        data["host"] = "node17/abc"
+    with open(lease, "w") as f:
+        json.dump(data, f)
+    try:
+        error = udk.fails("run", "far", "true")
+        assert "is running on" in error and error.count("\n") <= 1
+        assert (str(data["host"]).partition("/")[0] in error) and f"process {data['pid']}" in error
+    finally:
+        running.kill()
+        running.wait()
+        running.stdout.close()
+        os.unlink(lease)
+        udk("rm", "-f", "far")
