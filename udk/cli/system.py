@@ -75,7 +75,7 @@ def doctor(context: Context) -> int:
         reason = probe(engine, fresh=True)
         row = {
             "engine": engine.name, "aliases": list(engine.aliases), "works": not reason, "reason": reason,
-            "confine": describe(engine, abi),
+            "confine": describe(engine, abi) if not reason else "",
         }  # fmt: skip
         if context.options.get("run") and not reason:
             row["run"] = _run_hello(engine.name)
