@@ -133,6 +133,8 @@ struct plan {
 	volatile uint32_t filters_used;
 	volatile uint32_t ready; /* all of this is filled in: commands may join */
 	char nodename[65];                    /* that the guest set; empty: none */
+	volatile uint64_t build;              /* preload: this program and what it answers, as a hash; then the verdicts */
+	uint8_t verdicts[512];
 	volatile uint64_t clean[1024];        /* hashes of files in whose code nothing is to be changed (preload) */
 	volatile uint64_t owned[OWNED_WORDS]; /* bits: inodes that may have an entry in one of the records */
 	struct { volatile uint64_t path; volatile int32_t pid; } running[RUNNING]; /* programs that could be written to */

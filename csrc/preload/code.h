@@ -10,6 +10,7 @@
 #include "preload/insn.h"
 
 #define MAX_RANGES 24
+#define CODE_VERSION 11 /* of all that decides how code is changed, and of how it is kept */
 
 struct range {
 	size_t from, to;  /* offsets */

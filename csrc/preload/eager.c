@@ -115,9 +115,19 @@ static enum verdict verdict_of(long nr)
 
 void eager_start(void)
 {
+	struct plan *plan = self.core.plan;
+
+	_Static_assert(sizeof plan->verdicts == VERDICTS, "one for each number");
 	eager_notes = &self.core.notes;
-	for (long nr = 0; nr < VERDICTS; nr++)
-		call_verdicts[nr] = (uint8_t)verdict_of(nr);
+	if (!plan->build) { /* the container's first program, or several at once: they come to the same */
+		uint64_t parts[4] = { CODE_VERSION, (uint64_t)eager_known, (uint64_t)eager_unknown, 0 };
+
+		for (long nr = 0; nr < VERDICTS; nr++)
+			plan->verdicts[nr] = (uint8_t)verdict_of(nr);
+		parts[3] = text_hash((const char *)plan->verdicts, sizeof plan->verdicts);
+		__atomic_store_n(&plan->build, text_hash((const char *)parts, sizeof parts) | 1, __ATOMIC_RELEASE);
+	}
+	memcpy(call_verdicts, plan->verdicts, sizeof call_verdicts);
 }
 
 long network_filter(void)

@@ -14,7 +14,6 @@
 #define DOWN(a) ((a) & ~(PAGE - 1))
 #define UP(a) DOWN((a) + PAGE - 1)
 #define NOREPLACE 0x100000
-#define KEPT_VERSION 10
 #define CLOSE (256UL << 10) /* pieces nearer than that are one: a mapping more costs every process, a page more nobody */
 #define REGIONS 256
 #define WHOLE (4UL << 20)
@@ -307,14 +306,6 @@ static long read_kept(const char *name, const struct kept_id *id, struct kept *h
 	return -ENOENT;
 }
 
-static uint64_t this_build(void)
-{
-	uint64_t parts[4] = { KEPT_VERSION, (uint64_t)eager_known, (uint64_t)eager_unknown,
-			      text_hash((const char *)call_verdicts, sizeof call_verdicts) };
-
-	return text_hash((const char *)parts, sizeof parts);
-}
-
 /* What is known of the code in a file that is, or is to be, mapped so that its first byte is at `base`. */
 struct found {
 	struct kept h;
@@ -351,7 +342,7 @@ static long look_up(int fd, unsigned long base, struct found *f)
 	memset(&f->h, 0, sizeof f->h);
 	f->h.magic = KEPT_MAGIC;
 	f->h.id = (struct kept_id){ st.st_dev, st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtime, st.st_mtime_nsec,
-				    (uint64_t)st.st_ctime, st.st_ctime_nsec, this_build(), low };
+				    (uint64_t)st.st_ctime, st.st_ctime_nsec, self.core.plan->build, low };
 	f->h.distance = low ? LOW_DISTANCE : HIGH_DISTANCE;
 	f->nothing = *clean_slot(&f->h.id, &hash) == hash;
 	if (f->nothing || !*plan_text(&self.core, self.core.plan->code) || (int64_t)base + f->h.distance < 65536)
