@@ -4,6 +4,7 @@
  *   noseccomp    no user namespaces, no filters
  *   oldptrace    the same, and no PTRACE_GET_SYSCALL_INFO
  *   nothing      none of the three
+ *   onlyseccomp  user namespaces and ptrace, but no filters
  *   old      ENOSYS for every system call newer than Linux 3.10
  *   nolandlock   a kernel without Landlock, and no user namespaces
  */
@@ -41,6 +42,10 @@ int main(int argc, char **argv)
 		IF(435 /* clone3 */, 1), RET(SECCOMP_RET_ERRNO | ENOSYS), IF(SYS_clone, 3), LOAD(16),
 		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, CLONE_NEWUSER, 0, 1), RET(SECCOMP_RET_ERRNO | EPERM), RET(SECCOMP_RET_ALLOW),
 	};
+	struct sock_filter onlyseccomp[] = {
+		LOAD(0), IF(SYS_seccomp, 1), RET(SECCOMP_RET_ERRNO | ENOSYS),
+		IF(SYS_prctl, 3), LOAD(16), IF(PR_SET_SECCOMP, 1), RET(SECCOMP_RET_ERRNO | EINVAL), RET(SECCOMP_RET_ALLOW),
+	};
 	struct sock_filter nolandlock[] = {
 		LOAD(0), IF(444 /* landlock_create_ruleset */, 1), RET(SECCOMP_RET_ERRNO | EOPNOTSUPP),
 		IF(435 /* clone3 */, 1), RET(SECCOMP_RET_ERRNO | ENOSYS), IF(SYS_clone, 3), LOAD(16),
@@ -59,6 +64,7 @@ int main(int argc, char **argv)
 		first = (struct sock_fprog){ sizeof oldptrace / sizeof *oldptrace, oldptrace };
 	p = !strcmp(argv[1], "old") ? (struct sock_fprog){ sizeof old / sizeof *old, old }
 	    : nothing || aged || !strcmp(argv[1], "noseccomp") ? (struct sock_fprog){ sizeof noseccomp / sizeof *noseccomp, noseccomp }
+	    : !strcmp(argv[1], "onlyseccomp") ? (struct sock_fprog){ sizeof onlyseccomp / sizeof *onlyseccomp, onlyseccomp }
 	    : !strcmp(argv[1], "nolandlock") ? (struct sock_fprog){ sizeof nolandlock / sizeof *nolandlock, nolandlock }
 				    : (struct sock_fprog){ sizeof denied / sizeof *denied, denied };
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || ((nothing || aged) && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &first)) ||

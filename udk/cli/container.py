@@ -52,6 +52,25 @@ def ps(context: Context) -> None:
     output.table(["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAME"], rows)
 
 
+def setup(context: Context) -> None:
+    """``udk setup [--execmode MODE] CONTAINER``."""
+    from udk.engines.select import by_name
+
+    (name,) = context.exactly(1, 1)
+    container = Containers(context.store()).find(name)
+    wanted = context.options.get("execmode")
+    if wanted:
+        engine = wanted if wanted == "auto" else by_name(wanted).name
+        container.choose_engine(wanted)
+    else:
+        wanted = container.spec.engine
+        engine = wanted if wanted == "auto" else by_name(wanted).name
+    if context.options.get("json"):
+        output.write_json({"container": container.id, "execmode": wanted, "engine": engine})
+    elif not context.options.get("execmode"):
+        output.write(f"execmode: {wanted}" + (f" (engine {engine})" if engine != wanted else ""))
+
+
 def status_text(state: dict[str, Any]) -> str:
     """One phrase for a container's state."""
     if state["status"] == "running":

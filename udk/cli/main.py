@@ -25,7 +25,7 @@ EXIT_SIGPIPE = 141
 MODULES = {
     "run": "run", "create": "run", "start": "run", "exec": "run",
     "images": "image", "tags": "image", "tag": "image", "rmi": "image", "pull": "image",
-    "ps": "container", "rm": "container", "inspect": "container",
+    "ps": "container", "setup": "container", "rm": "container", "inspect": "container",
     "login": "login", "logout": "login", "help": "help", "completion": "help",
 }  # fmt: skip
 

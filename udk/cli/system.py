@@ -62,6 +62,7 @@ def info(context: Context) -> None:
 def doctor(context: Context) -> int:
     """``udk doctor``: 0 where at least one engine works."""
     from udk.engines.confine import describe, kernel_abi
+    from udk.engines.measure import start_up
     from udk.engines.select import all_engines, probe
 
     context.exactly(0, 0)
@@ -77,6 +78,7 @@ def doctor(context: Context) -> int:
             "engine": engine.name, "aliases": list(engine.aliases), "works": not reason, "reason": reason,
             "confine": describe(engine, abi) if not reason else "",
         }  # fmt: skip
+        row["start_ms"] = None if reason else start_up(engine)
         if context.options.get("run") and not reason:
             row["run"] = _run_hello(engine.name)
         rows.append(row)
@@ -93,8 +95,9 @@ def _print_doctor(rows: list[dict[str, Any]]) -> None:
     table = []
     for r in rows:
         verdict = ("works, is used" if r["engine"] == best else "works") if r["works"] else "no"
-        table.append([r["engine"], " ".join(r["aliases"]), verdict, r["confine"], r["reason"]])
-    output.table(["ENGINE", "ALSO", "WORKS", "CONFINES", "WHY NOT, AND WHAT WOULD HELP"], table)
+        start = "" if r["start_ms"] is None else f"{r['start_ms']:.1f} ms"
+        table.append([r["engine"], " ".join(r["aliases"]), verdict, start, r["confine"], r["reason"]])
+    output.table(["ENGINE", "ALSO", "WORKS", "START", "CONFINES", "WHY NOT, AND WHAT WOULD HELP"], table)
     for r in rows:
         if "run" in r:
             status, text = r["run"]["status"], r["run"]["output"]

@@ -280,6 +280,23 @@ VERBS = {
         False,
         ("udk exec work ps ax", "udk exec -it -u root work bash"),
     ),
+    "setup": (
+        "CONTAINER",
+        "Choose the engine of a container, or show it",
+        (
+            (
+                "--execmode --engine",
+                "value",
+                "NAME",
+                "Run it with this engine (or udocker mode) from now on.",
+            ),
+            ("--force", "ignored-flag", "", "udocker's; nothing of a container depends on its engine."),
+            ("--purge", "ignored-flag", "", "udocker's; there is nothing of an earlier engine to remove."),
+            *JSON,
+        ),
+        True,
+        ("udk setup --execmode=F3 work", "udk setup --engine auto work", "udk setup work"),
+    ),
     "ps": (
         "",
         "List containers",

@@ -34,6 +34,7 @@ def wanted(spec: RunSpec) -> bool:
         and os.path.dirname(root.changes) == os.path.dirname(root.upper)
         and any(m.kind == "proc" and m.target.rstrip("/") == "/proc" for m in spec.mounts)
         and os.environ.get("UDK_IDENTITY", "") != "0"
+        and "UDK_COOKIE" not in os.environ  # inside a container, whose layer may be in force already
         and _works()
     )
 

@@ -134,6 +134,17 @@ class Container:
             return {**state, "status": "exited", "exit_code": code, "finished": report.get("finished")}
         return {**state, "status": "dead"}
 
+    def choose_engine(self, name: str) -> None:
+        """Has the next starts done by this engine (a name, a mode of udocker's or ``auto``), unless they name
+        another. Raises InUseError, StoreError."""
+        if self.running:
+            raise InUseError(
+                f"container {self.name or self.id[:12]} is running", "its engine can be changed when it ended"
+            )
+        self.record["options"] = {**self.record["options"], "engine": name}
+        self.record["spec"] = {**self.record["spec"], "engine": name}
+        self.save()
+
     def age(self) -> float:
         """Seconds since the record was written."""
         try:
@@ -292,6 +303,7 @@ class Containers:
                     "end it first, or use `udk rm -f`",
                 )
             self.kill(container)
+        _engine_cleanup(container)
         _take_back(container)
         discard(container.record.get("layer", ""), self.store)
         self._forget(container.name, container.id)
@@ -399,6 +411,7 @@ class Containers:
         try:
             container = self.read(ident)
             if container:
+                _engine_cleanup(container)
                 _take_back(container)
             discard(layer, self.store)
             self._forget(name, ident)
@@ -406,6 +419,20 @@ class Containers:
         except (EngineError, StoreError):
             return 0
         return 1
+
+
+def _engine_cleanup(container: Container) -> None:
+    """What the engine of the last run made beside the layer, and the guard did not come to remove."""
+    run = container.record.get("run")
+    if not run or not run.get("engine"):
+        return
+    from udk.engines.select import by_name
+    from udk.errors import UdkError
+
+    try:
+        by_name(run["engine"]).cleanup(container.run_spec)
+    except (UdkError, OSError):
+        pass  # an engine that is not here any more; its layer goes all the same
 
 
 def _take_back(container: Container) -> None:
