@@ -120,7 +120,8 @@ struct plan {
 	uint64_t loader_dev, loader_ino; /* identity: the engine's own file */
 	uint32_t lower_fd, record_fd; /* identity: descriptors at the start, 0 for none */
 	uint64_t upper_dev, lower_dev;
-	uint32_t loader, state, work, changes, record, hostname, sockets, cwd, code; /* strings */
+	uint32_t loader, state, work, changes, record, hostname, sockets, cwd, code, emulator; /* strings */
+	uint32_t machine; /* e_machine of what the emulator runs; 0: there is none */
 	uint32_t strings_used;
 	struct mount mounts[MAX_MOUNTS];
 	char strings[PLAN_STRINGS];
@@ -204,13 +205,14 @@ struct place {
 /* What exec of a path comes to. */
 #define MAX_SCRIPTS 5
 struct program {
-	char *head[2 * MAX_SCRIPTS + 2]; /* of a script: interpreter, its argument, the script's name, ... */
+	char *head[2 * MAX_SCRIPTS + 6]; /* of a script: interpreter, its argument, the script's name, ... NULL: argv[0] */
 	int n_head;                      /* they stand for argv[0] */
 	int fd;                          /* the file itself, where it has no path; else -1 */
 	bool engine;                     /* it is at our own address: another of us */
 	uint32_t set_uid, set_gid;       /* of set-id bits; -1: none */
 	char names[MAX_SCRIPTS][260];
 	char script[GUEST_MAX];
+	char foreign[GUEST_MAX]; /* for another machine: what the emulator is given */
 };
 
 struct work { /* one call's memory: too large for a guest's signal stack */

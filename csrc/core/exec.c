@@ -217,6 +217,45 @@ static long by_descriptor(struct call *c, int fd, struct program *out)
 	return 0;
 }
 
+/* An ELF file for the machine that the plan has an emulator for. */
+static bool is_foreign(const struct plan *plan, const char *header, long n)
+{
+	const uint8_t *h = (const uint8_t *)header;
+	unsigned machine;
+
+	if (!plan->machine || n < 20 || memcmp(header, "\177ELF", 4))
+		return false;
+	machine = h[EI_DATA] == ELFDATA2MSB ? h[18] << 8 | h[19] : h[19] << 8 | h[18];
+	return machine == plan->machine;
+}
+
+/* The emulator, a program of the host's, instead of the program at w->a, which it is told. */
+static long emulated(struct call *c, struct program *out)
+{
+	const char *emulator = plan_text(c->core, c->core->plan->emulator);
+	struct place *p = &c->w->a;
+	long r;
+
+	if (out->fd >= 0 || p->raw || p->magic)
+		return -ENOEXEC; /* no path that it could be told */
+	str_copy(out->foreign, p->len ? p->guest : "/", GUEST_MAX);
+	if (out->n_head)
+		memmove(out->head + 4, out->head + 1, (size_t)(out->n_head - 1) * sizeof out->head[0]);
+	out->head[2] = out->n_head ? out->head[0] : NULL;
+	out->n_head = out->n_head ? out->n_head + 3 : 4;
+	out->head[0] = (char *)(uintptr_t)emulator;
+	out->head[1] = (char *)(uintptr_t)"-0";
+	out->head[3] = out->foreign;
+	memset(p, 0, offsetof(struct place, guest));
+	p->dfd = AT_FDCWD;
+	p->found = true;
+	p->len = (uint16_t)str_copy(p->guest, emulator, GUEST_MAX);
+	str_copy(p->host, emulator, HOST_MAX);
+	r = sys_fstatat(AT_FDCWD, emulator, &p->st, 0);
+	c->w->b.found = false;
+	return r;
+}
+
 long find_program(struct call *c, int dfd, const void *path, long flags, struct program *out)
 {
 	struct place *p = &c->w->a;
@@ -270,6 +309,10 @@ long find_program(struct call *c, int dfd, const void *path, long flags, struct 
 		}
 		n = sys_pread((int)fd, header, 2048, 0);
 		out->engine = is_engine(header, n);
+		if (is_foreign(c->core->plan, header, n)) {
+			sys_close((int)fd);
+			return emulated(c, out);
+		}
 		if (n >= 4 && !memcmp(header, "\177ELF", 4))
 			r = check_elf(c, (int)fd, header, n);
 		else if (n < 2 || header[0] != '#' || header[1] != '!')

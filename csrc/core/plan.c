@@ -3,8 +3,8 @@
  * The description is a sequence of NUL-terminated words: a key, then its values.
  *
  *   mount FLAGS GUEST HOST LOWER     (FLAGS decimal; the first is the root; none ends with a slash)
- *   loader|state|work|changes|record|hostname|sockets|cwd|code TEXT
- *   options N  uid N  gid N  group N (repeated)
+ *   loader|state|work|changes|record|hostname|sockets|cwd|code|emulator TEXT
+ *   options N  uid N  gid N  machine N  group N (repeated)
  */
 #include "core/calls.h"
 
@@ -80,9 +80,10 @@ const char *plan_parse(struct plan *plan, const char *text, size_t n, bool parti
 		{ "loader", &plan->loader, true }, { "state", &plan->state, true }, { "work", &plan->work, true },
 		{ "changes", &plan->changes, true }, { "record", &plan->record, true }, { "hostname", &plan->hostname, false },
 		{ "sockets", &plan->sockets, true }, { "cwd", &plan->cwd, false }, { "code", &plan->code, true },
+		{ "emulator", &plan->emulator, true },
 	};
 	struct { const char *key; uint32_t *to; } numbers[] = {
-		{ "options", &plan->options }, { "uid", &plan->uid }, { "gid", &plan->gid },
+		{ "options", &plan->options }, { "uid", &plan->uid }, { "gid", &plan->gid }, { "machine", &plan->machine },
 		{ "lower-fd", &plan->lower_fd }, { "record-fd", &plan->record_fd },
 	};
 	struct reader r = { .at = text, .end = text + n, .plan = plan, .used = 1 };

@@ -128,8 +128,11 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	v[at++] = ids_at;
 	v[at++] = k->root_len ? k->root : "";
 	v[at++] = flags_at;
-	for (int i = 0; i < g->n_head; i++)
-		v[at++] = g->head[i];
+	for (int i = 0; i < g->n_head; i++, at++) {
+		v[at] = g->head[i] ? g->head[i] : "";
+		if (!g->head[i] && n && guest_read(&v[at], argv, sizeof *v))
+			return -EFAULT;
+	}
 	if (!g->n_head && !n)
 		v[at++] = ""; /* as the kernel does for an empty argv */
 	for (long i = g->n_head ? 1 : 0; i < n; i++)

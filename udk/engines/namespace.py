@@ -72,9 +72,14 @@ class NamespaceEngine(Engine):
         return f"{error}{_remedy()}" if error else ""
 
     def reasons_against(self, spec: RunSpec) -> list[str]:
-        return (
-            ["CVMFS repositories need a mounted /cvmfs"] if spec.cvmfs and not _cvmfs_is_bound(spec) else []
-        )
+        reasons = []
+        if spec.emulate:
+            from udk.engines.emulate import unsupported
+
+            reasons += unsupported(spec)
+        if spec.cvmfs and not _cvmfs_is_bound(spec):
+            reasons.append("CVMFS repositories need a mounted /cvmfs")
+        return reasons
 
     def launch(self, spec: RunSpec) -> Launch:
         flags = CLONE_NEWUSER | CLONE_NEWNS

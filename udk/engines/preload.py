@@ -26,6 +26,12 @@ class PreloadEngine(TrapEngine):
     probe_word = "probe-code"
     refused = "code cannot be changed here: a security policy keeps what is mapped from being made executable"
 
+    def reasons_against(self, spec: RunSpec) -> list[str]:
+        reasons = super().reasons_against(spec)
+        if spec.emulate:
+            reasons.append("an emulator is a static program")
+        return reasons
+
     def mechanism(self, spec: RunSpec, words: list[str]) -> int:
         # What one confined payload wrote there, another container would execute.
         directory = "" if spec.confine else code_directory()

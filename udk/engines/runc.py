@@ -97,6 +97,10 @@ class RuncEngine(Engine):
 
     def reasons_against(self, spec: RunSpec) -> list[str]:
         reasons = []
+        if spec.emulate:
+            from udk.engines.emulate import unsupported
+
+            reasons += unsupported(spec)
         if spec.engine in ("R2", "R3") and not _layered(spec):
             reasons.append(f"{spec.engine} asks for an identity layer, which this run cannot have; take R1")
         if not spec.root.lower:

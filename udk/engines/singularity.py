@@ -114,6 +114,10 @@ class SingularityEngine(Engine):
 
     def reasons_against(self, spec: RunSpec) -> list[str]:
         reasons = []
+        if spec.emulate:
+            from udk.engines.emulate import unsupported
+
+            reasons += unsupported(spec)
         root = spec.root
         if root.lower and _has_set_id():
             reasons.append(

@@ -74,6 +74,12 @@ class TrapEngine(Engine):
             from udk.engines.confine import reasons_against
 
             reasons += reasons_against(spec, self)
+        if spec.emulate:
+            from udk.engines.emulate import missing
+
+            reasons += missing(spec)
+            if spec.confine:
+                reasons.append("an emulator lies outside of the confinement")
         if spec.cvmfs and not any(m.target.startswith("/cvmfs") for m in spec.mounts):
             reasons.append("CVMFS repositories need a mounted /cvmfs")
         if len(spec.mounts) >= _MAX_MOUNTS - 4:
@@ -111,6 +117,10 @@ class TrapEngine(Engine):
         words += ["sockets", sockets]
         if spec.hostname:
             words += ["hostname", spec.hostname]
+        if spec.emulate:
+            from udk.engines.emulate import words as emulator
+
+            words += emulator(spec.emulate)
         words += _who(spec)
         fd = to_descriptor(_encode(words))
         plan = [("program", _loader(home)), ("remove", home), ("remove", sockets)]

@@ -106,6 +106,7 @@ def make(
     wanted: dict[str, Any] = {
         "config": config, "options": options, "words": words, "root": root, "container": ident, "name": name,
         "image": f"{image.reference.partition('@')[0]}@{image.digest}", "private": layer,
+        "platform": image.platform,
         "cleanup": containers.traces(ident, name, layer) if ephemeral else (),
     }  # fmt: skip
     if not ephemeral and not options.get("stats"):
@@ -372,7 +373,7 @@ def respec(container: Container, options: Mapping[str, Any], words: list[str]) -
     return make_spec(
         config=record["config"], options=merge(record["options"], options), words=words or record["words"],
         root=spec.root, container=container.id, name=container.name, image=spec.image,
-        private=record["layer"],
+        private=record["layer"], platform=record["image"]["platform"],
     )  # fmt: skip
 
 

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 Options = "Mapping[str, Any]"
 
 
+def _foreign(platform: str) -> str:
+    if not platform:
+        return ""
+    from udk.engines.emulate import foreign
+
+    return foreign(platform)
+
+
 def make_spec(
     *,
     config: Mapping[str, Any],
@@ -36,13 +44,14 @@ def make_spec(
     cleanup: tuple[str, ...] = (),
     host_env: Mapping[str, str] | None = None,
     dry: bool = False,
+    platform: str = "",
 ) -> RunSpec:
     """The run that ``options`` and ``words`` (the command, [] for the image's own) ask for.
 
-    ``config`` is the ``config`` object of the image's configuration, ``root`` the layers to run on,
-    ``private`` a directory of this container for what image volumes need (made by the caller when it is
-    used). Raises UsageError for options that make no sense, ContainerError for users and sources that do
-    not exist, ImageError where there is no command."""
+    ``config`` is the ``config`` object of the image's configuration, ``platform`` the image's
+    (``linux/arm64``), ``root`` the layers to run on, ``private`` a directory of this container for what image
+    volumes need (made by the caller when it is used). Raises UsageError for options that make no sense,
+    ContainerError for users and sources that do not exist, ImageError where there is no command."""
     host = os.environ if host_env is None else host_env
     rootfs = Rootfs((root.upper, *root.lower))
     readonly = bool(options.get("read_only"))
@@ -78,6 +87,7 @@ def make_spec(
         hostname=hostname,
         network=network,
         pid=pid,
+        emulate=_foreign(platform),
         confine=_confine(options),
         limits=_limits(options),
         tty=tty,

@@ -156,7 +156,8 @@ class RunSpec(Value):
     ended."""
 
     __slots__ = (
-        "argv", "cleanup", "confine", "container", "cookie", "cvmfs", "cwd", "devices", "engine", "env",
+        "argv", "cleanup", "confine", "container", "cookie", "cvmfs", "cwd", "devices", "emulate", "engine",
+        "env",
         "hostname", "identity", "image", "limits", "mounts", "name", "network", "pid", "root", "stats",
         "stdin", "stop_signal", "tty", "version",
     )  # fmt: skip
@@ -177,6 +178,7 @@ class RunSpec(Value):
         "pid": "private",  # private | host
         "limits": Limits(),
         "devices": (),
+        "emulate": "",  # the image's architecture where it is not this machine's
         "cvmfs": (),
         "confine": "",
         "tty": False,
@@ -202,6 +204,7 @@ class RunSpec(Value):
     pid: str
     limits: Limits
     devices: tuple[str, ...]
+    emulate: str
     cvmfs: tuple[str, ...]
     confine: str
     tty: bool

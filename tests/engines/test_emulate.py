@@ -1,0 +1,119 @@
+"""Programs for another machine (arm64, made by hand below) by the host's qemu."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.engines.conftest import Box
+from tests.support.needs import needs
+from udk.engines import emulate
+from udk.engines.guard import spawn
+from udk.engines.select import by_name
+from udk.oci.platform import Platform
+
+ENGINES = ("trap", "P1", "P2")
+OPENAT, READ, WRITE, EXIT, EXECVE = 56, 63, 64, 93, 221
+BASE = 0x400000
+
+
+def call(number: int) -> list[int]:
+    return [0xD2800000 | number << 5 | 8, 0xD4000001]  # mov x8, number; svc 0
+
+
+def move(register: int, value: int) -> list[int]:
+    if value < 0:
+        return [0x92800000 | (~value) << 5 | register]  # movn
+    low, high = value & 0xFFFF, value >> 16
+    return [0xD2800000 | low << 5 | register, 0xF2A00000 | high << 5 | register]  # movz, movk lsl 16
+
+
+def program(code: list[int], data: bytes) -> bytes:
+    """An ELF file for arm64 with one segment: header, ``code``, and ``data`` at BASE + 0x800."""
+    text = b"".join(struct.pack("<I", word) for word in code)
+    body = (struct.pack("<IIQQQQQQ", 1, 7, 0, BASE, BASE, 0x1000, 0x2000, 0x1000) + text).ljust(
+        0x800 - 64, b"\0"
+    )
+    head = struct.pack(
+        "<4s5B7xHHIQQQIHHHHHH",
+        b"\x7fELF",
+        2,
+        1,
+        1,
+        0,
+        0,
+        2,
+        183,
+        1,
+        BASE + 120,
+        64,
+        0,
+        0,
+        64,
+        56,
+        1,
+        64,
+        0,
+        0,
+    )
+    return (head + body + data).ljust(0x1000, b"\0")
+
+
+def cat(path: str, status: int) -> bytes:
+    """Writes the first 99 bytes of ``path`` to its output."""
+    buffer = BASE + 0x1800
+    code = [*move(0, -100), *move(1, BASE + 0x800), *move(2, 0), *call(OPENAT)]
+    code += [*move(1, buffer), *move(2, 99), *call(READ)]
+    code += [0xAA0003E2, *move(0, 1), *move(1, buffer), *call(WRITE)]  # mov x2, x0
+    return program([*code, *move(0, status), *call(EXIT)], path.encode() + b"\0")
+
+
+def execute(path: str) -> bytes:
+    """Becomes ``path``, without arguments."""
+    code = [*move(0, BASE + 0x800), *move(1, BASE + 0x900), *move(2, BASE + 0x900), *call(EXECVE)]
+    return program([*code, *move(0, 99), *call(EXIT)], path.encode() + b"\0")
+
+
+@pytest.fixture
+def arm(box: Box) -> Box:
+    files = {"cat-it": cat("/etc/passwd", 42), "exec-it": execute("/cat-it"), "script": b"#!/cat-it -x\n"}
+    for name, content in files.items():
+        path = Path(box.lower) / name
+        path.write_bytes(content)
+        path.chmod(0o755)
+    return box
+
+
+@needs("qemu-aarch64-static")
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("command", ("/cat-it", "/exec-it", "/script"))
+def test_arm64_programs(arm: Box, engine: str, command: str) -> None:
+    spec = arm.spec(command, emulate="arm64")
+    chosen = by_name(engine)
+    assert chosen.reasons_against(spec) == []
+    guard = spawn(
+        spec, chosen.launch(spec), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, err = guard.communicate(timeout=60)
+    assert (guard.returncode, out, err) == (42, b"root:x:0:0:root:/root:/bin/sh\n", b"")
+
+
+def test_engines_that_cannot_say_so(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = box.spec("/hello", emulate="arm64")
+    for engine in ("namespace", "preload", "runc", "singularity"):
+        assert by_name(engine).reasons_against(spec), engine
+    monkeypatch.setattr(emulate, "find", lambda architecture: "")
+    assert "install qemu-user-static" in by_name("trap").reasons_against(spec)[0]
+
+
+def test_architectures() -> None:
+    host = Platform.host().normalized.architecture
+    assert emulate.foreign(f"linux/{host}") == ""
+    other = "arm64" if host == "amd64" else "amd64"
+    assert emulate.foreign(f"linux/{other}") == other
+    assert emulate.find("pdp11") == ""
+    assert not emulate._is_static(os.path.realpath("/bin/sh"))
