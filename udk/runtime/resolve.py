@@ -24,7 +24,9 @@ Options = "Mapping[str, Any]"
 
 
 def _foreign(platform: str) -> str:
-    if not platform:
+    from udk.store.refs import host_platform
+
+    if platform in ("", host_platform()):
         return ""
     from udk.engines.emulate import foreign
 
