@@ -70,7 +70,9 @@ long target(struct call *c, int dfd, const void *path, long flags, struct place 
 
 static bool in_union(const struct call *c, const struct place *p)
 {
-	return !p->raw && !p->magic && p->mount == 0 && has_changes(c->core);
+	if (p->raw)
+		return !p->magic && !p->locked && !p->dead && p->st.st_dev == c->core->plan->upper_dev && has_changes(c->core);
+	return !p->magic && p->mount == 0 && has_changes(c->core);
 }
 
 /* ---- modes -------------------------------------------------------------------------------------------- */
@@ -161,8 +163,12 @@ static long do_chmod(struct call *c, int dfd, const void *path, unsigned mode, l
 	if (!r && in_union(c, p)) {
 		note_mode(c, &p->st, mode, disk);
 		owner_of_both(c, &p->st, p, NO_FD);
-		if (mode & S_ISGID && (p->st.st_mode & S_IFMT) == S_IFDIR)
-			note_setgid(c->core, p->guest, p->len);
+		if (mode & S_ISGID && (p->st.st_mode & S_IFMT) == S_IFDIR) {
+			if (p->raw)
+				forget_setgid(c->core);
+			else
+				note_setgid(c->core, p->guest, p->len);
+		}
 	}
 	return r;
 }

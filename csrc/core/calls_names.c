@@ -126,19 +126,23 @@ static long do_mknod(struct call *c, int dfd, const void *path, unsigned mode, u
 		return r ? unmade(c, p, wh, r) : made(c, p, mode, 0600);
 	}
 	/* A device is an empty file; the record says what it is. Outside of the union there is no record. */
-	if (p->raw || p->mount != 0)
+	if (!p->raw && p->mount != 0)
 		return -EPERM;
 	r = unmade(c, p, wh, sys_mknodat(p->dfd, p->host, S_IFREG | (mode & 0777), 0)); /* the kernel applies the umask */
-	if (!r && !sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW) && (o = owner_make(c->core, &st))) {
-		o->mode = (mode & ~0777U) | (st.st_mode & 0777);
-		o->rdev = dev;
-		o->uid = c->core->ids.fsuid;
-		o->gid = c->core->ids.fsgid;
-		o->flags = OWNER_SET | OWNER_MODE;
-		if ((st.st_mode & 0600) != 0600)
-			sys_fchmodat(p->dfd, p->host, st.st_mode | 0600);
+	if (r)
+		return r;
+	if (sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW) || !(o = owner_make(c->core, &st))) {
+		sys_unlinkat(p->dfd, p->host, 0);
+		return unmade(c, p, wh, -EPERM);
 	}
-	return r;
+	o->mode = (mode & ~0777U) | (st.st_mode & 0777);
+	o->rdev = dev;
+	o->uid = c->core->ids.fsuid;
+	o->gid = c->core->ids.fsgid;
+	o->flags = OWNER_SET | OWNER_MODE;
+	if ((st.st_mode & 0600) != 0600)
+		sys_fchmodat(p->dfd, p->host, st.st_mode | 0600);
+	return 0;
 }
 
 long call_mknod(struct call *c) { return do_mknod(c, AT_FDCWD, (void *)c->a[0], (unsigned)c->a[1], (unsigned)c->a[2]); }

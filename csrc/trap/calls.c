@@ -90,6 +90,52 @@ static long call_fcntl(struct call *c)
 	return call_dup(c);
 }
 
+/* Code from a file system mounted noexec: a private copy of it. Only trapped where a tree is on one. */
+static long call_mmap_code(struct call *c)
+{
+	size_t n = (c->a[1] + 4095) & ~4095UL, done = 0;
+	long r = call_raw(c), got = 1;
+	char *at;
+
+	if (r != -EPERM || !(c->a[2] & PROT_EXEC) || c->a[3] & MAP_ANONYMOUS || !(c->a[3] & MAP_PRIVATE))
+		return r;
+	at = sys_mmap((void *)c->a[0], n, PROT_READ | PROT_WRITE, (int)c->a[3] | MAP_ANONYMOUS, -1, 0);
+	if (is_error((long)at))
+		return (long)at;
+	while (done < n && got > 0) {
+		got = sys_pread((int)c->a[4], at + done, n - done, (int64_t)(c->a[5] + done));
+		done += got > 0 ? (size_t)got : 0;
+	}
+	r = got < 0 ? got : sys_mprotect(at, n, (int)c->a[2]);
+	if (r)
+		sys_munmap(at, n);
+	return r ? r : (long)at;
+}
+
+/* The same for what is mapped already. */
+static long call_mprotect_code(struct call *c)
+{
+	size_t n = (c->a[1] + 4095) & ~4095UL;
+	long r = call_raw(c);
+	char *copy;
+
+	if (r != -EACCES || !(c->a[2] & PROT_EXEC) || sys_mprotect((void *)c->a[0], n, PROT_READ))
+		return r;
+	copy = sys_mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (is_error((long)copy))
+		return (long)copy;
+	r = guest_read(copy, (void *)c->a[0], n);
+	if (!r)
+		r = sys_mprotect(copy, n, (int)c->a[2]);
+	if (!r)
+		r = SC5(__NR_mremap, copy, n, n, 3 /* MAYMOVE, FIXED */, c->a[0]);
+	if (r < 0 && is_error(r)) {
+		sys_munmap(copy, n);
+		return r;
+	}
+	return 0;
+}
+
 #define T(name) [__NR_##name] = { call_##name, TRAP, 0, 0 }
 /* Only where there is a signal to hide, or notes to be kept. */
 #define SIG(name) [__NR_##name] = { call_##name, TRAP, 0, OPT_SIGNALS }
@@ -113,6 +159,7 @@ static const struct entry front[] = {
 	[__NR_signalfd] = { call_signalfd4, TRAP, 0, OPT_SIGNALS },
 #endif
 	[441] = { call_epoll_pwait, TRAP_ARG, 4, OPT_SIGNALS }, /* epoll_pwait2 */
+	[__NR_mmap] = { call_mmap_code, TRAP, 0, OPT_NOEXEC }, [__NR_mprotect] = { call_mprotect_code, TRAP, 0, OPT_NOEXEC },
 	[__NR_socket] = { NULL, SPECIAL, 0, OPT_NO_NETWORK },
 };
 

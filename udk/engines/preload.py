@@ -23,6 +23,7 @@ class PreloadEngine(TrapEngine):
     name = "preload"
     aliases = ("F1", "F2", "F3", "F4")
     capabilities = frozenset(("overlay", "readonly", "hostname", "fake-root"))
+    copies_code = False
     probe_word = "probe-code"
     refused = "code cannot be changed here: a security policy keeps what is mapped from being made executable"
 

@@ -24,7 +24,7 @@ LOADER = os.path.join(NATIVE, "udk-trap")
 # csrc/core/core.h: enum mount_flags, enum plan_options
 _RO, _FILE, _UNION, _PROC, _CACHE = 1, 2, 4, 8, 16
 _PATCH, _FAST_RETURN, _FAKE_ROOT, _OWNERS, _WHITEOUT_FILE = 1, 2, 4, 8, 16
-_NO_NETWORK = 64
+_NO_NETWORK, _NOEXEC = 64, 128
 
 _ST_NOEXEC = 8
 _MAX_MOUNTS = 128
@@ -37,6 +37,7 @@ class TrapEngine(Engine):
     name = "trap"
     aliases: tuple[str, ...] = ("T1",)
     boundary = "landlock"
+    copies_code = True  # from trees that are mounted noexec
     capabilities = frozenset(("overlay", "readonly", "hostname", "static", "fake-root"))
     probe_word = "probe"  # what udk-trap is to try
     refused = (
@@ -84,9 +85,8 @@ class TrapEngine(Engine):
             reasons.append("CVMFS repositories need a mounted /cvmfs")
         if len(spec.mounts) >= _MAX_MOUNTS - 4:
             reasons.append(f"more than {_MAX_MOUNTS - 4} mounts")
-        for tree in (*spec.root.lower, spec.root.upper):
-            if tree and os.path.isdir(tree) and os.statvfs(tree).f_flag & _ST_NOEXEC:
-                reasons.append(f"{tree} is on a file system mounted noexec")
+        if not self.copies_code:
+            reasons += [f"{tree} is on a file system mounted noexec" for tree in _noexec(spec)]
         return reasons
 
     def launch(self, spec: RunSpec) -> Launch:
@@ -99,6 +99,8 @@ class TrapEngine(Engine):
             options |= _FAKE_ROOT
         if spec.network == "none":
             options |= _NO_NETWORK
+        if self.copies_code and _noexec(spec):
+            options |= _NOEXEC
         if os.environ.get("UDK_TRAP_FAST_RETURN") == "0":
             options &= ~_FAST_RETURN
         words += _root(spec, home)
@@ -125,7 +127,7 @@ class TrapEngine(Engine):
         fd = to_descriptor(_encode(words))
         plan = [("program", _loader(home)), ("remove", home), ("remove", sockets)]
         return Launch(
-            [LOADER, "run", str(fd), *spec.argv],
+            [_loader(home), "run", str(fd), *spec.argv],
             dict(spec.env),
             fds=(fd,),
             plan=(*plan, *_confined(spec, home, fd)),
@@ -163,6 +165,12 @@ class TrapEngine(Engine):
 
         if home:
             remove([home])
+
+
+def _noexec(spec: RunSpec) -> list[str]:
+    """The trees from which the kernel maps no code."""
+    trees = [tree for tree in (*spec.root.lower, spec.root.upper) if tree and os.path.isdir(tree)]
+    return [tree for tree in trees if os.statvfs(tree).f_flag & _ST_NOEXEC]
 
 
 def _state_directory(spec: RunSpec) -> str:
