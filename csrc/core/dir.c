@@ -251,7 +251,13 @@ void remember_dir(struct call *c, const struct place *p, int fd)
 	t->kind = p->kind;
 	t->layer = p->layer;
 	t->kind = (uint8_t)kind_below(c, t);
-	add_names(k, p->guest, p->len);
+	if (p->direct) { /* the names above were added when what it is relative to was remembered */
+		const char *name = str_rchr(p->guest, '/') + 1;
+
+		bloom_add(k, name, strlen(name));
+	} else {
+		add_names(k, p->guest, p->len);
+	}
 	if (k->plan->generation != generation)
 		return;
 	cache_keep_inode(k, generation, st->st_dev, st->st_ino, t, mounts_inside(k, t->guest, t->len));
