@@ -84,6 +84,40 @@ def program(arena: Arena, name: str, text: str, *flags: str) -> str:
     return f"/opt/{name}"
 
 
+CALLER = r"""
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int main() {
+    long r; const char *path = "/opt/contract";
+    __asm__ volatile("syscall" : "=a"(r) : "a"(SYS_access), "D"(path), "S"(0) : "rcx", "r11", "memory");
+    printf("%ld %d %ld\n", r, access(path, 0), syscall(SYS_access, path, 0)); return 0;
+}
+"""
+LAYOUTS = {
+    "pie": ("-pie", "-fPIE"), "fixed address": ("-no-pie",), "code and constants in one segment":
+    ("-Wl,-z,noseparate-code",), "the same at a fixed address": ("-no-pie", "-Wl,-z,noseparate-code"),
+    "at a very low address": ("-no-pie", "-Wl,-Ttext-segment=0x10000"), "no frames":
+    ("-fno-asynchronous-unwind-tables", "-Wl,--no-eh-frame-hdr"), "large pages":
+    ("-Wl,-z,max-page-size=0x200000",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("kept", (True, False))
+def test_layouts(arena: Arena, name: str, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs as linkers of any time have laid them out."""
+    if not kept:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", "/none")
+    path = program(arena, f"layout-{list(LAYOUTS).index(name)}", CALLER, *LAYOUTS[name])
+    host = arena.root / path.lstrip("/")
+    before = host.read_bytes()
+    for _ in range(2):
+        done = arena.run(ENGINE, path)
+        assert (done.returncode, done.stdout) == (0, "0 0 0\n"), done.stdout
+    assert host.read_bytes() == before
+
+
 WRITER = (
     '#include <stdio.h>\nint main(int c, char **v) { FILE *f = fopen(v[1], "w"); puts("ran"); return !f; }\n'
 )
