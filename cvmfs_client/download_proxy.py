@@ -105,6 +105,7 @@ class ProxyChain(ForkSafe):
         super().__init__()
         self._names = [list(g) for g in groups]
         self._urls = [[None if m.upper() == DIRECT else proxy_url(m) for m in g] for g in groups]
+        self._alone = [len(g) for g in groups] == [1]
         self._resolve = resolve
         self._shard = shard
         self._reset_after = reset_after
@@ -141,6 +142,9 @@ class ProxyChain(ForkSafe):
 
     def choose(self, path: str = "", avoid: frozenset[Proxy] = frozenset()) -> Optional[Proxy]:
         """The proxy to use now; None when all but ``avoid`` (tried already by this job) are exhausted."""
+        current = self._current
+        if current is not None and current.url is None and self._alone and not avoid:
+            return current  # nothing but DIRECT
         with self._lock:
             self._reset_if_due()
             for index in [*range(self._group, len(self._names)), *range(self._group)]:

@@ -43,6 +43,7 @@ _READ = 16 << 20  # bytes of a file that is analysed as a whole
 _AHEAD = 48 << 20  # bytes that sure predictions may be ahead of the reader
 _GUESS = 512 << 10  # bytes that guesses may be ahead, in any case
 _GUESS_SHARE = 0.25  # and this share of what predictions were worth so far
+_PASSED_OVER = 4  # files that are too large for the budget now, before no further are looked at
 _FILE_LIMIT = 256 << 20  # a file larger than this is never fetched ahead
 
 _MISS, _ARRIVED, _WANTED = "miss", "arrived", "wanted"
@@ -81,7 +82,8 @@ class Predictor(ForkSafe):
         self._followed: set[bytes] = set()  # what was looked into
         self._seen: set[bytes] = set()  # what the reader has opened
         self._mine: set[bytes] = set()  # digests that prefetching itself downloads
-        self._waiting: collections.deque[bytes] = collections.deque()
+        self._sure: collections.deque[bytes] = collections.deque()  # waiting for the budget
+        self._unsure: collections.deque[bytes] = collections.deque()
         self._guesses: set[bytes] = set()
         self._unfollowed: set[bytes] = set()  # guesses that are not looked into before they are used
         self._lock = threading.Lock()
@@ -136,7 +138,11 @@ class Predictor(ForkSafe):
 
     def status(self) -> dict[str, Any]:
         """Counters, JSON-able."""
-        return {**self.counters, "waiting": len(self._waiting), "ahead_bytes": self._window.ahead}
+        return {
+            **self.counters,
+            "waiting": len(self._sure) + len(self._unsure),
+            "ahead_bytes": self._window.ahead,
+        }
 
     def _was_opened(self, path: bytes) -> bool:
         return path in self._seen
@@ -255,44 +261,52 @@ class Predictor(ForkSafe):
             self._guesses.add(path)
             if not follow:
                 self._unfollowed.add(path)
-        self._waiting.append(path)
+        (self._sure if sure else self._unsure).append(path)
 
     def _ascertain(self, path: bytes) -> None:
         """A guess turns out to be right: what it leads to is no guess any more."""
         self._guesses.discard(path)
         self._unfollowed.discard(path)
         self._window.ascertained(path)
+        if path in self._unsure:
+            self._sure.append(path)
         self._tell(_ARRIVED, path)
 
     def _pump(self) -> None:
-        """Starts as many downloads as the budget allows."""
-        left = len(self._waiting)
-        while left and self._waiting:
-            left -= 1
-            path = self._waiting.popleft()
-            guess = path in self._guesses
-            entry = self._listings.file(path)
-            if entry is None or entry.size > _FILE_LIMIT:
-                continue
-            if not self._window.admits(entry.size, guess=guess):
-                self._waiting.append(path)  # later, when more was used
-                continue
-            try:
-                missing = [r for r in self._source.requests(path, entry) if not self._store.has(r)]
-            except CvmfsError:
-                continue
-            if not missing:
-                if path not in self._unfollowed:
-                    self._tell(_ARRIVED, path)  # what is here already leads further, too
-                continue
-            if not self._was_opened(path):
-                self._window.started(path, entry.size, guess=guess)
-                self._ahead[path] = entry.size
-                self.counters["predicted"] += 1
-                self.counters["predicted_bytes"] += entry.size
-            elif len(missing) == 1:
-                continue  # the reader itself is at it
-            self._fetch(path, missing)
+        """Starts as many downloads as the budget allows, sure ones first."""
+        for queue in (self._sure, self._unsure):
+            later: list[bytes] = []
+            while queue and len(later) < _PASSED_OVER:
+                path = queue.popleft()
+                guess = path in self._guesses
+                if guess is (queue is self._unsure) and not self._start(path, guess=guess):
+                    later.append(path)  # when more was used
+            queue.extendleft(reversed(later))
+
+    def _start(self, path: bytes, *, guess: bool) -> bool:
+        """Starts to download what is missing of a file; False where the budget does not allow it now."""
+        entry = self._listings.file(path)
+        if entry is None or entry.size > _FILE_LIMIT:
+            return True
+        if not self._window.admits(entry.size, guess=guess):
+            return False
+        try:
+            missing = [r for r in self._source.requests(path, entry) if not self._store.has(r)]
+        except CvmfsError:
+            return True
+        if not missing:
+            if path not in self._unfollowed:
+                self._tell(_ARRIVED, path)  # what is here already leads further, too
+            return True
+        if not self._was_opened(path):
+            self._window.started(path, entry.size, guess=guess)
+            self._ahead[path] = entry.size
+            self.counters["predicted"] += 1
+            self.counters["predicted_bytes"] += entry.size
+        elif len(missing) == 1:
+            return True  # the reader itself is at it
+        self._fetch(path, missing)
+        return True
 
     def _fetch(self, path: bytes, requests: list[Request]) -> None:
         left = len(requests)

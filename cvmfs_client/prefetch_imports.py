@@ -6,6 +6,7 @@ strangers; nothing of them is executed or unmarshalled by Python, and what canno
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from typing import Any, NamedTuple, Optional
@@ -25,56 +26,82 @@ class Import(NamedTuple):
 
 # --- source
 
+# Patterns begin with a line feed, for which the engine looks faster than for the beginning of a line.
 _LINE = re.compile(
-    rb"^([ \t]*)(?:(?P<def>(?:async[ \t]+)?def[ \t])"
+    rb"\n([ \t]*)(?:(?P<def>(?:async[ \t]+)?def[ \t])"
     rb"|(?P<guard>if[ \t]+(?:typing\.)?TYPE_CHECKING\b|if[ \t]+__name__)"
     rb"|import[ \t]+(?P<import>[\w. \t,]+)"
     rb"|from[ \t]+(?P<from>\.*[ \t]*[\w.]*)[ \t]+import[ \t]*"
-    rb"(?P<names>\([^)]*\)|[^\n#;\\]*(?:\\\r?\n[^\n#;\\]*)*))",
-    re.MULTILINE,
+    rb"(?P<names>\([^)]*\)|[^\n#;\\]*(?:\\\r?\n[^\n#;\\]*)*))"
 )
-_STRINGS = re.compile(
-    rb"(?:\"\"\"(?:[^\"\\]|\\.|\"(?!\"\"))*\"\"\")|(?:'''(?:[^'\\]|\\.|'(?!''))*''')", re.DOTALL
-)
-_INDENT = re.compile(rb"^([ \t]*)[^\s#]", re.MULTILINE)
+_QUOTES = (b'"' * 3, b"'" * 3)
 
 
 def imports_of_source(source: bytes) -> list[Import]:
     """From the text of a module."""
-    source = source[:_LIMIT]
-    if b'"""' in source or b"'''" in source:
-        # a text may look like code; the number of lines does not matter
-        source = _STRINGS.sub(b'""', source)
+    source = b"\n" + _without_texts(source[:_LIMIT])
     found: list[Import] = []
-    hidden_until = -1  # offset at which the body of a function ends
-    for match in _LINE.finditer(source):
-        if match.start() < hidden_until:
-            continue
+    at = 0
+    while True:
+        match = _LINE.search(source, at)
+        if match is None:
+            return found
+        at = match.end()
         if match["def"] or match["guard"]:
-            hidden_until = _end_of_block(source, match.end(), len(match[1]))
+            at = _end_of_block(source, at, len(match[1]))
         elif match["import"]:
             for part in match["import"].split(b","):
                 words = part.split()
                 if words:
                     found.append(Import(words[0].decode("ascii", "replace")))
-        elif match["from"]:
+        else:
             base = match["from"].replace(b" ", b"").decode("ascii", "replace")
             name = base.lstrip(".")
             found.append(Import(name, _names(match["names"]), len(base) - len(name)))
-    return found
+
+
+def _without_texts(source: bytes) -> bytes:
+    """Without what stands in triple quotes, which may look like code."""
+    kept: list[bytes] = []
+    at = 0
+    nearest = [source.find(quote) for quote in _QUOTES]
+    while True:
+        for i, quote in enumerate(_QUOTES):
+            if 0 <= nearest[i] < at:
+                nearest[i] = source.find(quote, at)
+        start = min((n for n in nearest if n >= 0), default=-1)
+        if start < 0:
+            break
+        quote = _QUOTES[nearest.index(start)]
+        end = source.find(quote, start + 3)
+        while end > 0 and _escaped(source, end):
+            end = source.find(quote, end + 1)
+        if end < 0:
+            break
+        kept.append(source[at:start])
+        at = end + 3
+    kept.append(source[at:])
+    return b'""'.join(kept)
+
+
+def _escaped(source: bytes, at: int) -> bool:
+    count = 0
+    while source[at - count - 1 : at - count] == b"\\":
+        count += 1
+    return count % 2 == 1
+
+
+@functools.lru_cache(maxsize=64)
+def _next_statement(indent: int) -> re.Pattern[bytes]:
+    # the closing bracket of a long signature stands at the statement's own indentation
+    return re.compile(rb"\n[ \t]{0,%d}[^\s#)\]}]" % indent)
 
 
 def _end_of_block(source: bytes, at: int, indent: int) -> int:
+    """Offset of the line feed before the next statement at ``indent`` or less."""
     at = source.find(b"\n", at)
-    if at < 0:
-        return len(source)
-    for match in _INDENT.finditer(source, at + 1):
-        if len(match[1]) <= indent:
-            # the closing bracket of a long signature stands at the statement's own indentation
-            if source[match.end() - 1 : match.end()] in (b")", b"]", b"}"):
-                continue
-            return match.start()
-    return len(source)
+    match = _next_statement(min(indent, 1000)).search(source, at) if at >= 0 else None
+    return match.start() if match is not None else len(source)
 
 
 def _names(text: bytes) -> tuple[str, ...]:

@@ -97,6 +97,15 @@ class WalkPlanner:
                         yield candidate, len(seen) == _COUSINS
 
     def _modules(self, directory: bytes, inner: bytes, name: bytes) -> Iterator[tuple[bytes, bool]]:
+        yield from self._small_modules(directory, inner, name)
+        for sibling, entry in self._listings.names(directory).items():
+            if entry.is_dir and sibling.startswith(b"_") and not sibling.startswith(b"__"):
+                private = directory + b"/" + sibling
+                if self._listings.file(private + inner + b"/" + name):
+                    yield private + inner + b"/" + name, True
+                    yield from self._small_modules(private, inner, name)
+
+    def _small_modules(self, directory: bytes, inner: bytes, name: bytes) -> Iterator[tuple[bytes, bool]]:
         tail = name[len(b"__init__") :]
         count = 0
         for sibling, entry in self._listings.names(directory + inner).items():
@@ -110,11 +119,6 @@ class WalkPlanner:
                 count += 1
                 if count == _MODULES:
                     break
-        for sibling, entry in self._listings.names(directory).items():
-            if entry.is_dir and sibling.startswith(b"_") and not sibling.startswith(b"__"):
-                candidate = directory + b"/" + sibling + inner + b"/" + name
-                if self._listings.file(candidate):
-                    yield candidate, True
 
     def _place(self, directory: bytes) -> _Place:
         place = self._places.get(directory)

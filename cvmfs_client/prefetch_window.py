@@ -6,6 +6,7 @@ import threading
 import time
 
 _STALE = 60.0  # s after which a prediction that was not used is given up
+_LOOK_EVERY = 2.0  # s between looks for such
 
 
 class Window:
@@ -23,6 +24,7 @@ class Window:
         self._ahead = 0
         self._guessed = 0
         self._used = 0
+        self._looked = 0.0
 
     @property
     def ahead(self) -> int:
@@ -34,7 +36,11 @@ class Window:
         with self._lock:
             if self._fits(size, guess):
                 return True
-            limit = time.monotonic() - _STALE
+            now = time.monotonic()
+            if now - self._looked < _LOOK_EVERY:
+                return False
+            self._looked = now
+            limit = now - _STALE
             for path in [p for p, (_, _, since) in self._sizes.items() if since < limit]:
                 self._drop(path)
             return self._fits(size, guess)

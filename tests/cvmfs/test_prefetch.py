@@ -328,3 +328,29 @@ def test_a_trace_is_of_the_start_only(monkeypatch: pytest.MonkeyPatch) -> None:
     again.opened(b"/start0")
     assert list(again.expected()) == [b"/start%d" % i for i in range(20)]
     assert list(again.expected()) == []
+
+
+def test_what_waits_for_the_budget_costs_nothing_meanwhile(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand modules are known to be wanted and the budget holds four: each event looks at a few."""
+    names = [f"m{i}" for i in range(1000)]
+    first = site.write("lib/p/__init__.py", "".join(f"from . import {n}\n" for n in names))
+    for name in names:
+        site.write(f"lib/p/{name}.py", f"# {name}\n" + "7" * 1000)
+    site.publish()
+    looks: list[int] = []
+    real = Window.admits
+
+    def admits(self: Window, size: int, *, guess: bool) -> bool:
+        looks.append(size)
+        return real(self, size, guess=guess)
+
+    monkeypatch.setattr(Window, "admits", admits)
+    monkeypatch.setattr("cvmfs_client.prefetch._AHEAD", 4200)
+    with site.open() as repository:
+        repository.read(first)
+        settle(repository, site.server)
+        for name in names[:200]:
+            repository.read(f"/lib/p/{name}.py")
+    assert 20 < len(looks) < 10_000

@@ -552,3 +552,30 @@ def test_dependencies_point_one_way() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
                 assert path.parent.name == "cli", path
         assert len(path.read_text().splitlines()) <= 510, path
+
+
+def test_what_was_listed_is_not_asked_for_again(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A walk that looks at the attributes of everything asks no catalog about a file."""
+    from cvmfs_client.catalog import Catalog
+
+    asked: list[bytes] = []
+    real = Catalog.find
+
+    def find(self: Catalog, path: bytes) -> Any:
+        asked.append(path)
+        return real(self, path)
+
+    with published.open(tmp_path / "c") as repo:
+        monkeypatch.setattr(Catalog, "find", find)
+        regular = set()
+        for folder, dirs, files in repo.walk(b"/"):
+            for name in dirs + files:
+                path = os.path.join(folder, name)
+                if stat.S_ISREG(repo.lstat(path).st_mode):
+                    regular.add(path)
+        for name in repo.listdir("/"):
+            repo.lstat("/" + name)
+    assert len(regular) > 10
+    assert regular.isdisjoint(asked)
