@@ -1,6 +1,18 @@
 /* Changing modes, owners, times, sizes and extended attributes. */
 #include "core/calls.h"
 
+/* A descriptor without a path, too deep for one. Directories can be asked what they are in; what was opened for
+ * writing is no image's; of the rest it cannot be told. */
+static long unnamed(struct call *c, int fd, struct place *p)
+{
+	long flags = fd == AT_FDCWD ? 0 : sys_fcntl(fd, F_GETFL, 0);
+
+	if (flags >= 0 && (flags & O_ACCMODE) != O_RDONLY)
+		return 0;
+	return (p->st.st_mode & S_IFMT) == S_IFDIR && base_dir(c, fd, p) >= 0 && p->raw && p->dead == LIVES && !p->locked
+		       ? 0 : -EROFS;
+}
+
 /* The thing behind a descriptor, when the descriptor cannot be used for the change because it is of the lower tree:
  * 1 with p found, 0 when the descriptor itself will do. */
 long fd_place(struct call *c, int fd, struct place *p)
@@ -15,7 +27,9 @@ long fd_place(struct call *c, int fd, struct place *p)
 		return r;
 	decimal(link + 14, (unsigned)fd);
 	n = fd == AT_FDCWD ? sys_getcwd(c->w->text, HOST_MAX) - 1 : sys_readlinkat(AT_FDCWD, link, c->w->text, HOST_MAX);
-	if (n < 0 || c->w->text[0] != '/')
+	if (n < 0)
+		return unnamed(c, fd, p);
+	if (c->w->text[0] != '/')
 		return 0;
 	n = guest_path(k, c->w->text, (size_t)n, c->w->text, &mount, &layer);
 	if (n < 0)
@@ -28,25 +42,31 @@ long fd_place(struct call *c, int fd, struct place *p)
 	return r ? r : 1;
 }
 
-/* The thing that was found is not the image's own any more. */
-static long changeable(struct call *c, struct place *p)
+/* A descriptor's link in /proc that was found leads to the image's tree: p is then the place itself. */
+long behind(struct call *c, struct place *p)
 {
 	enum layer layer;
 	int mount;
-	long n, r;
+	long n;
 
 	if (!p->magic)
-		return for_change(c, p);
-	/* A descriptor's link: what it leads to may be the image's, or of a read-only mount. */
+		return 0;
 	n = sys_readlinkat(p->dfd, p->host, c->w->text, HOST_MAX);
-	if (n <= 0 || c->w->text[0] != '/' || guest_path(c->core, c->w->text, (size_t)n, c->w->text, &mount, &layer) < 0)
+	if (n < 0)
+		return n == -ENAMETOOLONG ? -EROFS : n; /* it could be the image's */
+	if (c->w->text[0] != '/' || guest_path(c->core, c->w->text, (size_t)n, c->w->text, &mount, &layer) < 0)
 		return 0;
 	if (c->core->plan->mounts[mount].flags & MOUNT_RO)
 		return -EROFS;
-	if (layer != LAYER_LOWER)
-		return 0;
-	r = place_at(c, c->w->text, strlen(c->w->text), p);
-	return r ? r : for_change(c, p);
+	return layer == LAYER_LOWER ? place_at(c, c->w->text, strlen(c->w->text), p) : 0;
+}
+
+/* What was found is not the image's own any more. */
+static long changeable(struct call *c, struct place *p)
+{
+	long r = behind(c, p);
+
+	return r || p->magic ? r : for_change(c, p);
 }
 
 /* Where a change by (dfd, path, flags) goes. 0: to p (in the upper); 1: to the descriptor itself. */

@@ -279,11 +279,17 @@ static long do_link(struct call *c, int from_fd, const void *from, int dfd, cons
 			return r;
 		by_fd = !first;
 	}
-	if (!by_fd) {
+	/* An image's file gets no name in the upper: whoever opened that for writing would write to the image. */
+	if (by_fd) {
+		r = fd_place(c, from_fd, a);
+		by_fd = r != 1;
+		r = r == 1 ? 0 : r;
+	} else {
 		r = find(c, from_fd, from, flags & AT_SYMLINK_FOLLOW ? FOLLOW : 0, a);
-		if (r)
-			return r;
+		r = r ? r : behind(c, a);
 	}
+	if (r)
+		return r;
 	wh = prepare_new(c, dfd, path, false, b);
 	if (wh < 0)
 		return wh;

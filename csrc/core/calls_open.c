@@ -289,23 +289,21 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 
 static long reopen_lower(struct call *c, struct place *p, long flags, unsigned mode)
 {
-	enum layer layer;
 	struct stat st;
-	int mount;
-	long r = sys_readlinkat(p->dfd, p->host, c->w->text, HOST_MAX);
+	long r = sys_fstatat(p->dfd, p->host, &st, 0);
 
-	if (r > 0 && !sys_fstatat(p->dfd, p->host, &st, 0) && st.st_dev == c->core->plan->lower_dev &&
-	    guest_path(c->core, c->w->text, (size_t)r, c->w->text, &mount, &layer) >= 0) {
-		bool ro = c->core->plan->mounts[mount].flags & MOUNT_RO;
-
-		if (ro && (st.st_mode & S_IFMT) == S_IFREG && writes(flags))
-			return -EROFS;
-		if (layer == LAYER_LOWER && (st.st_mode & S_IFMT) == S_IFREG) {
-			r = place_at(c, c->w->text, strlen(c->w->text), p);
-			if (!r)
-				r = copy_up(c, p, !(flags & O_TRUNC));
-			return r ? r : host_open(c, p, (flags | O_NOFOLLOW) & ~(long)(O_CREAT | O_EXCL), mode);
-		}
+	if (r)
+		return r;
+	flags &= ~(long)O_CREAT; /* it is there */
+	if ((st.st_mode & S_IFMT) == S_IFDIR)
+		return -EISDIR;
+	if ((st.st_mode & S_IFMT) == S_IFREG && writes(flags)) {
+		r = behind(c, p);
+		if (!r && !p->magic)
+			r = copy_up(c, p, !(flags & O_TRUNC));
+		if (r)
+			return r;
+		flags |= p->magic ? 0 : O_NOFOLLOW;
 	}
 	return host_open(c, p, flags, mode);
 }

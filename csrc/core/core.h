@@ -339,6 +339,7 @@ void close_later(struct call *c, long fd);
 void one_piece(struct place *p);
 long target(struct call *c, int dfd, const void *path, long flags, struct place *p); /* calls_attr.c */
 long fd_place(struct call *c, int fd, struct place *p);
+long behind(struct call *c, struct place *p);
 size_t decimal(char *to, uint64_t v);
 
 /* ---- union.c ------------------------------------------------------------------------------------------ */

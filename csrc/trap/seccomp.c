@@ -45,8 +45,8 @@ static uint32_t alu(uint32_t op, uint32_t a, uint32_t b)
 	case BPF_OR: return a | b;
 	case BPF_AND: return a & b;
 	case BPF_XOR: return a ^ b;
-	case BPF_LSH: return b < 32 ? a << b : 0;
-	case BPF_RSH: return b < 32 ? a >> b : 0;
+	case BPF_LSH: return a << (b & 31); /* as the machine and the kernel have it */
+	case BPF_RSH: return a >> (b & 31);
 	default: return -a;
 	}
 }

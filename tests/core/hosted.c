@@ -68,6 +68,8 @@ void hosted_start(struct core *k, const char *home, unsigned options)
 	file(home, "lower/etc/passwd", "root");
 	file(home, "lower/a/f", "f");
 	file(home, "lower/x", "x");
+	file(home, "lower/y", "y");
+	file(home, "bind/sub/z", "z");
 	file(home, "bind/file", "bind");
 	snprintf(link, sizeof link, "%s/lower/link", home);
 	sys_symlinkat("/a/b", AT_FDCWD, link);

@@ -146,6 +146,34 @@ static void image_untouched(void)
 	k.plan->options = options;
 }
 
+static void image_gets_no_names(void)
+{
+	long fd = CALL(openat, CWD, P("/y"), (unsigned long)O_RDONLY, 0UL), w;
+	struct stat st;
+	char link[40];
+
+	IS(1, fd >= 0);
+	snprintf(link, sizeof link, "/proc/self/fd/%ld", fd);
+	IS(0, CALL(linkat, CWD, P(link), CWD, P("/tmp/by-link"), (unsigned long)AT_SYMLINK_FOLLOW));
+	IS(0, CALL(linkat, (unsigned long)fd, P(""), CWD, P("/tmp/by-fd"), (unsigned long)AT_EMPTY_PATH));
+	w = CALL(openat, CWD, P("/tmp/by-link"), (unsigned long)(O_WRONLY | O_TRUNC), 0UL);
+	IS(1, w >= 0);
+	sys_close((int)w);
+	host_stat("lower/y", &st);
+	IS(1, (long)st.st_nlink);
+	IS(1, st.st_size);
+	IS(0, CALL(newfstatat, CWD, P("/tmp/by-fd"), P(&st), 0UL));
+	IS(0, st.st_size); /* they are one file, though */
+	sys_close((int)fd);
+	/* A read-only mount stays so through a descriptor's link. */
+	fd = CALL(openat, CWD, P("/mnt/sub/z"), (unsigned long)O_RDONLY, 0UL);
+	IS(1, fd >= 0);
+	snprintf(link, sizeof link, "/proc/self/fd/%ld", fd);
+	IS(-EROFS, CALL(openat, CWD, P(link), (unsigned long)O_WRONLY, 0UL));
+	IS(-EROFS, CALL(fchmodat, CWD, P(link), 0600UL));
+	sys_close((int)fd);
+}
+
 static void nothing_above_a_mount(void)
 {
 	struct stat st;
@@ -197,6 +225,7 @@ int main(int argc, char **argv, char **envp)
 	owners();
 	refused();
 	image_untouched();
+	image_gets_no_names();
 	nothing_above_a_mount();
 	long_socket_names();
 	printf("%d wrong\n", bad);

@@ -397,7 +397,7 @@ static void step(const struct record *r)
 	case STREAM: { /* what the guest does with descriptors directly */
 		int fd = descriptor(r->fds & 15);
 		if (fd > 2) {
-			sys_lseek(fd, r->flags[0], SEEK_SET);
+			sys_lseek(fd, r->flags[0] | (int64_t)r->flags[1] << 24, SEEK_SET);
 			if (r->mode & 1)
 				sys_fchdir(fd);
 		}
@@ -441,6 +441,100 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	return 0;
 }
 
+/* ---- what chance alone would take long to write -------------------------------------------------------- */
+
+static const char *const paths[] = {
+	"/proc/self/maps", "/proc/self/smaps", "/proc/self/mounts", "/proc/self/mountinfo", "/proc/self/exe", "/proc/self/cwd",
+	"/proc/self/cwd/x", "/proc/self/root/etc/passwd", "/proc/self/fd/4", "/proc/self/fd/5", "/proc/self/fd/6", "/proc/self/fd/5/x",
+	"/proc/self/fd", "/proc/self", "/proc/1/exe", "/fproc/7/exe", "/fproc/7/cwd", "/fproc/7/root", "/fproc/7/fd/0", "/fproc/7/fd/1",
+	"/fproc/7/fd/3", "/fproc/7/fd/4/b", "/fproc/7/map_files/1", "/fproc/7/task/7/exe", "/fproc/7/task/7/cwd", "/fproc/7/maps",
+	"/fproc/7/smaps", "/fproc/7/mounts", "/fproc/7/mountinfo", "/fproc/self/exe", "/script", "/elf", "/two/script", "/a/b/ld.so", "/many",
+	"/many/x", "/n", "/n/up", "/n/up/..", "/n/b", "/n/b/x", "/a/b", "/a/b/self/self", "/a/up/passwd", "/link/ro/x", "/mnt/sub/x", "/mnt/x", "/mnt/file",
+	"/two", "/two/x", "/two/sub", "/tmp/x", "/tmp/sock", "/", "..", "../..", ".", "a/..", "x", "b", "self/x", "/host/x", "/dangling", "/loop/x",
+	"/two/..", "/..", "/a/f", "/etc/passwd", "/file", "/link", "/tmp", "/a", "/proc/self/fd/4/..", "/a/b/x", "/tmp/x/../..", "",
+};
+
+static void encode(const char *text, uint8_t to[5])
+{
+	bool absolute = text[0] == '/';
+
+	memset(to, 0, 5);
+	if (str_eq(text, "/"))
+		to[0] = 0x80 | 37;
+	for (int i = 0; i < 5 && *text; i++) {
+		size_t n = 0;
+		text += *text == '/';
+		while (text[n] && text[n] != '/')
+			n++;
+		for (unsigned k = 1; k < ARRAY_LEN(names); k++)
+			if (n && (names[k] ? strlen(names[k]) == n && !memcmp(names[k], text, n) : k == 58 && n == 1 && *text == 'n'))
+				to[i] = (uint8_t)k;
+		text += n;
+	}
+	if (absolute)
+		to[0] |= 0x80;
+}
+
+struct scene { /* a record in words */
+	long nr; /* or an op */
+	const char *p, *q;
+	uint16_t flags;
+	uint8_t fds, mode, misc;
+};
+#define END { -1, "", "", 0, 0, 0, 0 }
+#define S(name, ...) { __NR_##name, __VA_ARGS__ }
+#define ACT(op, ...) { -(op), __VA_ARGS__ }
+#define FD(n) (6 + (n))
+
+static const struct scene scenes[][8] = {
+	{ S(mkdirat, "/tmp/x", "", 0, 0, 0x3f, 0), S(chdir, "/tmp/x", "", 0, 0, 0, 0), S(unlinkat, "/tmp/x", "", 2, 0, 0, 0),
+	  S(newfstatat, "../../../..", "", 0, 0, 0, 0), S(openat, "../../a/f", "", 0, 0, 0, 0), S(getcwd, "", "", 0, 0, 0, 11), END },
+	{ S(chdir, "/n", "", 0, 0, 0, 0), S(newfstatat, "up", "", 0, 0, 0, 0), S(openat, "x", "", 4, 0, 0x80, 0), S(mkdirat, "b/x", "", 0, 0, 0x3f, 0),
+	  S(chdir, "b", "", 0, 0, 0, 0), S(openat, "../up/ld.so", "", 0, 0, 0, 0), S(truncate, "/n/x", "", 0, 0, 0, 2), END },
+	{ S(openat, "/many/x", "", 0x1006, 0, 0x80, 0), S(openat, "/many", "", 0x80, 0, 0, 0), S(getdents64, "", "", 0, FD(1), 0, 9),
+	  S(getdents64, "", "", 0, FD(1), 0, 11), S(getdents64, "", "", 0, FD(1), 0, 14), S(getdents64, "", "", 0, FD(1), 0, 14), END },
+	{ ACT(WRITE_FILE, "/tmp/x", "", 0, 0, 1, 0), ACT(PROGRAM, "/tmp/x", "", 0, 0, 0, 0), S(openat, "/tmp/x", "", 0, 0, 0, 0),
+	  ACT(PROGRAM, "", "", 1, FD(0), 0, 0), ACT(PROGRAM, "/proc/self/fd/5", "", 0, 0, 0, 0), END },
+	{ ACT(NAME_SOCKET, "/tmp/sock", "", 0xffff, 0, 1, 0), ACT(NAME_SOCKET, "/tmp/sock", "", 0xffff, 0, 3, 0), ACT(SEND, "/tmp/sock", "", 9, FD(1), 7, 1),
+	  ACT(RECEIVE, "", "", 0xffff, FD(0), 7, 1), ACT(PAIR, "", "", 0, 0, 2, 0), ACT(SEND, "", "", 9, FD(2), 7, 0), ACT(RECEIVE, "", "", 0xffff, FD(3), 7, 0), END },
+	{ S(chroot, "/a", "", 0, 0, 0, 0), S(newfstatat, "/../../b", "", 0, 0, 0, 0), S(chdir, "/b", "", 0, 0, 0, 0), S(getcwd, "", "", 0, 0, 0, 11),
+	  S(openat, "/up/passwd", "", 0, 0, 0, 0), S(openat, "/b/ld.so", "", 2, 0, 0, 0), ACT(LEAVE_ROOT, "", "", 0, 0, 0, 0), END },
+	{ S(unlinkat, "/two/x", "", 0, 0, 0, 0), S(unlinkat, "/two/sub", "", 2, 0, 0, 0), S(unlinkat, "/two/script", "", 0, 0, 0, 0),
+	  S(unlinkat, "/two", "", 2, 0, 0, 0), S(mkdirat, "/two", "", 0, 0, 0x3f, 0), S(mkdirat, "/two/sub", "", 0, 0, 0x3f, 0),
+	  S(renameat2, "/two", "/tmp/x", 0, 0, 0, 0), END },
+	{ S(mkdirat, "/tmp/x", "", 0, 0, 0x3f, 0), S(mkdirat, "/tmp/b", "", 0, 0, 0x3f, 0), S(renameat2, "/tmp/x", "/tmp/b", 0, 0, 0, 0),
+	  S(renameat2, "/tmp/b", "/a/b/x", 1, 0, 0, 0), S(renameat2, "/a/f", "/two/x", 2, 0, 0, 0), S(renameat2, "/a/b/x", "/a", 0, 0, 0, 0),
+	  S(renameat2, "/script", "/elf", 0, 0, 0, 0), END },
+	{ S(openat, "/a/f", "", 0, 0, 0, 0), S(fchmod, "", "", 0, FD(0), 0x3d, 0), S(fchown, "", "", 0, FD(0), 3, 0), S(fsetxattr, "", "", 0, FD(0), 0, 2),
+	  S(utimensat, "", "", 0x108, FD(0), 0, 0x80), S(linkat, "", "/tmp/x", 8, FD(0), 0, 0), S(openat, "/proc/self/fd/5", "", 1, 0, 0, 0), END },
+	{ S(mknodat, "/tmp/x", "", 2 | 8, 0, 0x3f, 0), S(statx, "/tmp/x", "", 0, 0, 0, 0), S(mknodat, "/a/b/x", "", 1, 0, 0x3f, 0),
+	  S(linkat, "/a/b/x", "/a/b/b", 0, 0, 0, 0), S(openat, "/a/b/x", "", 0, 0, 0, 0), S(faccessat2, "/two/x", "", 2, 0, 0x80, 0), END },
+	{ S(openat, "/a", "", 0x80, 0, 0, 0), S(openat, "/a/b", "", 0x80, 0, 0, 0), S(openat, "f", "", 1, FD(0), 0, 0), S(mkdirat, "b/x", "", 0, FD(0), 0x3f, 0),
+	  S(unlinkat, "f", "", 0, FD(0), 0, 0), S(renameat2, "b/ld.so", "x", 0, FD(0) | FD(1) << 4, 0, 0), S(getdents64, "", "", 0, FD(0), 0, 14), END },
+};
+
+static size_t play(unsigned n, struct record *to)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_LEN(scenes[0]); i++) {
+		const struct scene *s = &scenes[n][i];
+		unsigned op = 0;
+
+		if (s->nr == -1)
+			break;
+		if (s->nr < -1)
+			op = (unsigned)-s->nr;
+		for (unsigned k = 0; !op && k < ARRAY_LEN(shapes); k++)
+			if (shapes[k].args && shapes[k].nr == s->nr && k)
+				op = k;
+		to[i] = (struct record){ .op = (uint8_t)op, .fds = s->fds, .flags = { (uint8_t)s->flags, (uint8_t)(s->flags >> 8) }, .mode = s->mode, .misc = s->misc };
+		encode(s->p, to[i].p);
+		encode(s->q, to[i].q);
+	}
+	return i;
+}
+
 static unsigned rnd(unsigned *state, unsigned n)
 {
 	*state = *state * 1664525 + 1013904223;
@@ -460,7 +554,22 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned 
 	size = 8 + n * RECORD;
 	at = records + (n ? rnd(&seed, (unsigned)n) : 0) * RECORD;
 	other = records + (n ? rnd(&seed, (unsigned)n) : 0) * RECORD;
-	switch (rnd(&seed, n ? 10 : 1)) {
+	switch (rnd(&seed, n ? 14 : 3)) {
+	case 2: { /* a scene */
+		struct record some[8];
+		size_t many = play(rnd(&seed, ARRAY_LEN(scenes)), some) * RECORD;
+
+		if (size + many > max || n + many / RECORD > MAX_RECORDS)
+			break;
+		memmove(at + many, at, (size_t)(data + size - at));
+		memcpy(at, some, many);
+		return size + many;
+	}
+	case 10: case 11: case 12: /* known words */
+		encode(paths[rnd(&seed, ARRAY_LEN(paths))], ((struct record *)at)->p);
+		if (rnd(&seed, 3) == 0)
+			encode(paths[rnd(&seed, ARRAY_LEN(paths))], ((struct record *)at)->q);
+		return size;
 	case 0: case 1: /* a new one */
 		if (size + RECORD > max || n >= MAX_RECORDS)
 			break;
@@ -471,8 +580,10 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned 
 			if (rnd(&seed, 3) || i % 5 == 3)
 				at[i] = (uint8_t)(i == 6 || i == 11 ? 0x80 | (1 + rnd(&seed, 20)) : i == 7 || i == 12 ? rnd(&seed, 20) : 0);
 		at[0] = (uint8_t)rnd(&seed, 110);
+		if (rnd(&seed, 2))
+			encode(paths[rnd(&seed, ARRAY_LEN(paths))], at + 6);
 		return size + RECORD;
-	case 2: /* one less */
+	case 13: /* one less */
 		memmove(at, at + RECORD, (size_t)(data + size - at) - RECORD);
 		return size - RECORD;
 	case 3: /* the same once more */

@@ -197,7 +197,7 @@ static void make_plan(struct plan *plan, bool both)
 	MOUNT(MOUNT_PROC, "/proc", "/proc", "");
 	MOUNT(MOUNT_PROC, "/fproc", world_path("proc"), "");
 	MOUNT(MOUNT_RO | MOUNT_CACHE, "/link/ro", world_path("fixed"), "");
-	WORD("loader"), WORD("/no/loader"), WORD("state"), WORD("%s", world_path("state")), WORD("work"), WORD("%s", world_path("work"));
+	WORD("loader"), WORD("/no/loader"), WORD("state"), WORD("%s", world_path("state/plan")), WORD("work"), WORD("%s", world_path("work"));
 	WORD("changes"), WORD("%s", world_path("changes")), WORD("record"), WORD("%s", world_path("record")), WORD("hostname"), WORD("box");
 	WORD("sockets"), WORD("%s", sockets), WORD("uid"), WORD("0"), WORD("gid"), WORD("0"), WORD("group"), WORD("5");
 	error = plan_parse(plan, text, n, false);
@@ -286,7 +286,7 @@ static void put_back(void)
 
 void world_start(void)
 {
-	static const char *const dirs[] = { "upper", "work", "lower", "bind", "bind/sub", "fixed", "plain", "proc", "secret" };
+	static const char *const dirs[] = { "upper", "work", "lower", "bind", "bind/sub", "fixed", "plain", "proc", "state", "secret" };
 	const char *home = getenv("FUZZ_HOME"), *what;
 	char filler[100] = { 0 };
 
@@ -337,7 +337,7 @@ void world_start(void)
 
 	make_plan(&plans[0], true);
 	make_plan(&plans[1], false);
-	if (plan_map(&world, world_path("state"), true))
+	if (plan_map(&world, world_path("state/plan"), true))
 		abort();
 	world.plan->generation = 1;
 	for (int i = 0; i < 2; i++) {
