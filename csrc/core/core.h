@@ -250,6 +250,8 @@ long plan_inspect(struct plan *plan, const char **what);
 bool plan_anchor(struct plan *plan, int keeper);
 /* Maps the state file (made and sized when `make`), the record of changes. */
 long plan_map(struct core *k, const char *state, bool make);
+/* The same for a state file that is not known to be whole: by whom it is found, not by whom it is handed on. */
+long plan_join(struct core *k, const char *state);
 long plan_map_changes(struct core *k, bool make);
 /* Puts the mounts where the guest's links lead, one after the other, and makes the targets that are not there. */
 long plan_place_mounts(struct call *c, const char **what);

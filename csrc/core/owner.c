@@ -185,7 +185,7 @@ static const struct record_head *record(struct core *k)
 	if (is_error((long)at))
 		return NULL;
 	h = at;
-	if (memcmp(h->magic, "UDKREC\0\1", 8) || h->entries > (uint64_t)st.st_size ||
+	if (memcmp(h->magic, "UDKREC\0\1", 8) || h->entries & 7 || h->entries > (uint64_t)st.st_size ||
 	    h->count > ((uint64_t)st.st_size - h->entries) / sizeof(struct record_entry) || h->strings > (uint64_t)st.st_size) {
 		sys_munmap(at, (size_t)st.st_size);
 		return NULL;

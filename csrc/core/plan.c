@@ -8,6 +8,8 @@
  */
 #include "core/calls.h"
 
+#define LONGEST_HOST 1024 /* of a mount's tree */
+
 struct reader {
 	const char *at, *end;
 	struct plan *plan;
@@ -45,7 +47,7 @@ static uint32_t string(struct reader *r, uint16_t *len, bool is_path)
 	size_t n = strlen(s);
 	uint32_t at = r->used;
 
-	if (is_path && n && (s[0] != '/' || s[n - 1] == '/' || n > 1024))
+	if (is_path && n && (s[0] != '/' || s[n - 1] == '/' || n > LONGEST_HOST))
 		r->error = "a path is not absolute, ends with a slash, or is too long";
 	if (n >= GUEST_MAX || r->used + n + 1 > PLAN_STRINGS) {
 		r->error = "it is too long";
@@ -269,6 +271,42 @@ long plan_map(struct core *k, const char *state, bool make)
 		return r;
 	k->plan = (struct plan *)PLAN_AT;
 	return make || k->plan->magic == PLAN_MAGIC ? 0 : -EINVAL;
+}
+
+/* Nothing in it leads out of it: a file that was cut or written over is refused. */
+static bool sound(const struct plan *p)
+{
+	const uint32_t texts[] = { p->loader, p->state, p->work, p->changes, p->record, p->hostname, p->sockets, p->cwd };
+
+	if (p->magic != PLAN_MAGIC || p->size != sizeof *p || !p->n_mounts || p->n_mounts > MAX_MOUNTS || p->n_groups > MAX_GROUPS ||
+	    p->strings[PLAN_STRINGS - 1] || p->mounts[0].guest_len)
+		return false;
+	for (size_t i = 0; i < ARRAY_LEN(texts); i++)
+		if (texts[i] >= PLAN_STRINGS)
+			return false;
+	for (uint32_t i = 0; i < p->n_mounts; i++) {
+		const struct mount *m = &p->mounts[i];
+		const struct { uint32_t at, n, most; } paths[] = {
+			{ m->guest, m->guest_len, GUEST_MAX - 1 }, { m->host, m->host_len, LONGEST_HOST }, { m->lower, m->lower_len, LONGEST_HOST },
+		};
+
+		for (size_t k = 0; k < ARRAY_LEN(paths); k++)
+			if (paths[k].n > paths[k].most || paths[k].at >= PLAN_STRINGS - paths[k].n || p->strings[paths[k].at + paths[k].n])
+				return false;
+	}
+	return true;
+}
+
+long plan_join(struct core *k, const char *state)
+{
+	struct stat st;
+	long r = sys_fstatat(AT_FDCWD, state, &st, AT_SYMLINK_NOFOLLOW);
+
+	if (!r && ((st.st_mode & S_IFMT) != S_IFREG || st.st_size < (long)sizeof(struct plan)))
+		r = -EINVAL;
+	if (!r)
+		r = plan_map(k, state, false);
+	return r || sound(k->plan) ? r : -EINVAL;
 }
 
 long plan_map_changes(struct core *k, bool make)

@@ -315,7 +315,7 @@ static long map_when_ready(const char *path)
 	for (int i = 0; i < 1000; i++) {
 		r = sys_fstatat(AT_FDCWD, path, &st, 0);
 		if (!r && (size_t)st.st_size >= sizeof(struct plan)) {
-			r = plan_map(&self.core, path, false);
+			r = plan_join(&self.core, path);
 			if (!r && self.core.plan->ready)
 				return 0;
 		}

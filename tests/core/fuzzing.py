@@ -43,6 +43,7 @@ FUZZERS = {
     f.name: f
     for f in (
         Fuzzer("calls", 8 + 40 * 16, ("core",)),
+        Fuzzer("plan", 1500, ("core",)),
         Fuzzer("filter", 400, ("trap/seccomp.c",)),
     )
 }  # fmt: skip
