@@ -19,6 +19,8 @@
 #define UP(a) DOWN((a) + PAGE - 1)
 #define MAP_FIXED_NOREPLACE_ 0x100000
 #define MAX_PHDRS 32
+#define ADDRESSES (1UL << 47) /* a guest's, without its last page */
+#define LARGEST_ALIGN (1UL << 30)
 
 struct image {
 	int fd;
@@ -170,9 +172,11 @@ static long map_image(struct image *m, unsigned long hint)
 		const Elf64_Phdr *p = &m->ph[i];
 		if (p->p_type != PT_LOAD)
 			continue;
+		if (p->p_filesz > p->p_memsz || p->p_vaddr > ADDRESSES || p->p_memsz > ADDRESSES - p->p_vaddr)
+			return -EINVAL; /* it would be mapped over what is not its own */
 		m->low = MIN(m->low, DOWN(p->p_vaddr));
 		m->high = MAX(m->high, p->p_vaddr + p->p_memsz);
-		if (p->p_align > align && !(p->p_align & (p->p_align - 1)))
+		if (p->p_align > align && p->p_align <= LARGEST_ALIGN && !(p->p_align & (p->p_align - 1)))
 			align = p->p_align;
 	}
 	if (m->low >= m->high)

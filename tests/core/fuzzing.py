@@ -44,14 +44,14 @@ FUZZERS = {
     for f in (
         Fuzzer("calls", 8 + 40 * 16, ("core",)),
         Fuzzer("plan", 1500, ("core",)),
+        Fuzzer("program", 700, ("core", "trap/load.c")),
         Fuzzer("filter", 400, ("trap/seccomp.c",)),
     )
 }  # fmt: skip
 
 
-def objects(where: Path, flags: Sequence[str], replace: Sequence[tuple[Path, Path]] = ()) -> list[str]:
-    """Compiles what all fuzzers share; ``replace`` puts another file in the place of a source."""
-    other = dict(replace)
+def objects(where: Path, flags: Sequence[str]) -> list[str]:
+    """Compiles what all fuzzers share."""
     sources = [
         *(HERE / name for name in ("hosted.c", "fuzz/world.c", "fuzz/checked.c")),
         *sorted((CSRC / "core").glob("*.c")),
@@ -62,12 +62,21 @@ def objects(where: Path, flags: Sequence[str], replace: Sequence[tuple[Path, Pat
     for source in sources:
         target = where / (source.stem + ".o")
         made.append(str(target))
-        jobs.append([*FLAGS, *flags, "-c", str(other.get(source, source)), "-o", str(target)])
+        jobs.append([*FLAGS, *flags, "-c", str(source), "-o", str(target)])
     for i in range(0, len(jobs), 2):
         running = [subprocess.Popen(["clang", *job]) for job in jobs[i : i + 2]]
         if [p.wait() for p in running].count(0) != len(running):
             raise SystemExit("a fuzzer does not compile")
     return made
+
+
+def plant(shared: Sequence[str], source: Path, planted: Path, where: Path) -> list[str]:
+    """The objects with the one of ``source`` made from another file."""
+    target = where / f"{source.stem}.planted.o"
+    subprocess.run(
+        ["clang", *FLAGS, *SANITIZERS, "-Wno-error", "-c", str(planted), "-o", str(target)], check=True
+    )
+    return [str(target) if Path(s).stem == source.stem else s for s in shared]
 
 
 def link(name: str, shared: Sequence[str], flags: Sequence[str], target: Path) -> Path:

@@ -21,9 +21,12 @@ struct checked {
 	unsigned fail_at, fail_every;
 	long fail_with;
 	unsigned lacks;           /* what this kernel or file system does not have; see checked.c */
+	/* Makes a call itself: true. */
+	bool (*instead)(long nr, const long *a, long *result);
 	unsigned long calls, changes; /* made since they were set to 0 */
 };
 extern struct checked checked;
+long checked_raw(long nr, const long *a); /* a call that nobody looks at */
 
 enum lacks { NO_RENAMEAT2 = 1, NO_COPY_RANGE = 2, NO_MEMFD = 4, NO_XATTR = 8, NO_WHITEOUT = 16, NO_EMPTY_PATH = 32, NO_SENDFILE = 64,
 	     NO_STATX = 128 };
