@@ -194,7 +194,7 @@ static long do_chmod(struct call *c, int dfd, const void *path, unsigned mode, l
 }
 
 long call_chmod(struct call *c) { return do_chmod(c, AT_FDCWD, (void *)c->a[0], (unsigned)c->a[1], 0); }
-long call_fchmod(struct call *c) { return do_chmod(c, (int)c->a[0], NULL, (unsigned)c->a[1], AT_EMPTY_PATH); }
+long call_fchmod(struct call *c) { return (int)c->a[0] < 0 ? -EBADF : do_chmod(c, (int)c->a[0], NULL, (unsigned)c->a[1], AT_EMPTY_PATH); }
 long call_fchmodat(struct call *c) { return do_chmod(c, (int)c->a[0], (void *)c->a[1], (unsigned)c->a[2], 0); }
 
 long call_fchmodat2(struct call *c)
@@ -299,7 +299,7 @@ static long by_name(struct call *c, long flags)
 
 long call_chown(struct call *c) { return by_name(c, 0); }
 long call_lchown(struct call *c) { return by_name(c, AT_SYMLINK_NOFOLLOW); }
-long call_fchown(struct call *c) { return do_chown(c, (int)c->a[0], NULL, (uint32_t)c->a[1], (uint32_t)c->a[2], AT_EMPTY_PATH); }
+long call_fchown(struct call *c) { return (int)c->a[0] < 0 ? -EBADF : do_chown(c, (int)c->a[0], NULL, (uint32_t)c->a[1], (uint32_t)c->a[2], AT_EMPTY_PATH); }
 
 long call_fchownat(struct call *c)
 {

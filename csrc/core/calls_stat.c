@@ -68,7 +68,7 @@ static long stat_fd(struct call *c, int fd, unsigned long to)
 
 long call_fstat(struct call *c)
 {
-	return stat_fd(c, (int)c->a[0], c->a[1]);
+	return (int)c->a[0] < 0 ? -EBADF : stat_fd(c, (int)c->a[0], c->a[1]);
 }
 
 /* Is the path empty (or missing, which newer kernels take for empty)? Negative: unreadable. */

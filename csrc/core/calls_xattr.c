@@ -67,7 +67,7 @@ long call_lremovexattr(struct call *c) { return by_path(c, false, __NR_lremovexa
 static long by_fd(struct call *c, bool set, long path_nr)
 {
 	struct place *p = &c->w->a;
-	long r = fd_place(c, (int)c->a[0], p);
+	long r = (int)c->a[0] < 0 ? -EBADF : fd_place(c, (int)c->a[0], p);
 
 	if (r < 0)
 		return r;

@@ -36,10 +36,10 @@ def test_nothing_is_found(checked: list[str], tmp_path: Path, name: str) -> None
 # A bug put into a copy of the source: (file, what is there, what stands there instead). That it is found
 # tells that its like would be.
 PLANTED = {
-    "names longer than a path may be": (
-        "core/path.c",
-        "if (p->len + n + 1 >= GUEST_MAX)",
-        "if (p->len + n + 1 >= 2 * GUEST_MAX)",
+    "a mount covers names that only begin like it": (
+        "core/mount.c",
+        "!memcmp(dir, path, n) && (len == n || path[n] == '/');",
+        "!memcmp(dir, path, n);",
     ),
     "the kernel follows the last link": (
         "core/calls_open.c",
@@ -52,9 +52,9 @@ PLANTED = {
         "return r;",
     ),
     "a descriptor is forgotten": (
-        "core/exec.c",
-        "\t\tsys_close((int)fd);\n",
-        "\t\tif (n != 11)\n\t\t\tsys_close((int)fd);\n",
+        "core/union.c",
+        "sys_close((int)in);",
+        "",
     ),
 }
 

@@ -146,6 +146,16 @@ static void image_untouched(void)
 	k.plan->options = options;
 }
 
+static void the_directory_is_no_descriptor(void)
+{
+	struct stat st;
+
+	IS(-EBADF, CALL(fchmod, CWD, 0700UL));
+	IS(-EBADF, CALL(fchown, CWD, 1UL, 1UL));
+	IS(-EBADF, CALL(fstat, CWD, P(&st)));
+	IS(-EBADF, CALL(fremovexattr, CWD, P("user.x")));
+}
+
 static void image_gets_no_names(void)
 {
 	long fd = CALL(openat, CWD, P("/y"), (unsigned long)O_RDONLY, 0UL), w;
@@ -226,6 +236,7 @@ int main(int argc, char **argv, char **envp)
 	refused();
 	image_untouched();
 	image_gets_no_names();
+	the_directory_is_no_descriptor();
 	nothing_above_a_mount();
 	long_socket_names();
 	printf("%d wrong\n", bad);

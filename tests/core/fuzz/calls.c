@@ -31,7 +31,7 @@ static const char *const names[64] = {
 	"", "a", "b", "f", "etc", "passwd", "up", "link", "loop", "dangling", "host", "two", "x", "sub", "script", "elf", /* 0 */
 	"mnt", "file", "proc", "fproc", "self", "7", "exe", "cwd", "root", "fd", "0", "1", "3", "4", "5", "maps",         /* 16 */
 	"smaps", "mounts", "mountinfo", "task", "map_files", ".", "..", "tmp", "many", "ro", "n", "m", "l", "sock", "fifo", ".wh.f", /* 32 */
-	".wh.", "ld.so", "with space", "new\nline", "6", "8", "9", NULL, NULL, NULL, NULL, "etc/../a", "...", "fdinfo", "self", "ns", /* 48 */
+	".wh.", "ld.so", "with space", "new\nline", "6", "8", "9", NULL, NULL, NULL, NULL, "etc/../a", "...", "fdinfo", "self", "mnt2", /* 48 */
 };
 
 static size_t name_of(unsigned i, char *to)
@@ -454,7 +454,7 @@ static const char *const paths[] = {
 	"/fproc/7/smaps", "/fproc/7/mounts", "/fproc/7/mountinfo", "/fproc/self/exe", "/script", "/elf", "/two/script", "/a/b/ld.so", "/many",
 	"/many/x", "/n", "/n/up", "/n/up/..", "/n/b", "/n/b/x", "/a/b", "/a/b/self/self", "/a/up/passwd", "/link/ro/x", "/mnt/sub/x", "/mnt/x", "/mnt/file",
 	"/two", "/two/x", "/two/sub", "/tmp/x", "/tmp/sock", "/", "..", "../..", ".", "a/..", "x", "b", "self/x", "/host/x", "/dangling", "/loop/x",
-	"/two/..", "/..", "/a/f", "/etc/passwd", "/file", "/link", "/tmp", "/a", "/proc/self/fd/4/..", "/a/b/x", "/tmp/x/../..", "",
+	"/two/..", "/..", "/a/f", "/etc/passwd", "/file", "/link", "/tmp", "/a", "/proc/self/fd/4/..", "/a/b/x", "/tmp/x/../..", "/mnt2/x", "",
 };
 
 static void encode(const char *text, uint8_t to[5])

@@ -373,7 +373,11 @@ void world_enter(unsigned variant)
 	world.root_len = 0;
 	world.root[0] = 0;
 	str_copy(world.exe, "/a/f", sizeof world.exe);
-	sys_chdir(world_path(variant & PLAIN_ROOT ? "plain" : "upper")); /* from outside, names would be the host's */
+	long r = sys_chdir(world_path(variant & PLAIN_ROOT ? "plain" : "upper")); /* from outside, names would be the host's */
+	if (r) {
+		say(2, "the root is not there any more: %s\n", errno_text(r));
+		abort();
+	}
 	guest_low = (uintptr_t)guest;
 	guest_high = guest_low + GUEST_SIZE;
 	lowest = (int)sys_fcntl(0, F_DUPFD, 3);
