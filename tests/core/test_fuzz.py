@@ -36,11 +36,6 @@ def test_nothing_is_found(checked: list[str], tmp_path: Path, name: str) -> None
 # A bug put into a copy of the source: (file, what is there, what stands there instead). That it is found
 # tells that its like would be.
 PLANTED = {
-    "a mount covers names that only begin like it": (
-        "core/mount.c",
-        "!memcmp(dir, path, n) && (len == n || path[n] == '/');",
-        "!memcmp(dir, path, n);",
-    ),
     "the kernel follows the last link": (
         "core/calls_open.c",
         "r = sys_openat(p->dfd, p->host, (int)flags, mode);\n\tif (r == -EACCES",
