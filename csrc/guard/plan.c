@@ -67,6 +67,7 @@ static const struct {
 	{ "devpts", F_OP, 1, OP_DEVPTS },
 	{ "proc", F_OP, 1, OP_PROC },
 	{ "sys", F_OP, 1, OP_SYS },
+	{ "binfmt", F_OP, 2, OP_BINFMT },
 	{ "dir", F_OP, 1, OP_DIR },
 	{ "touch", F_OP, 1, OP_TOUCH },
 	{ "owner", F_OP, 4, OP_OWNER },

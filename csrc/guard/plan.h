@@ -20,6 +20,7 @@ enum op_kind {
 	OP_DEVPTS,   /* target */
 	OP_PROC,     /* target */
 	OP_SYS,      /* target */
+	OP_BINFMT,   /* target rule: binfmt_misc there, and one rule in it */
 	OP_DIR,      /* target: is made where missing */
 	OP_TOUCH,    /* target: an empty file is made where there is nothing */
 	OP_OWNER,    /* path uid gid mode(octal) */

@@ -208,6 +208,26 @@ static bool kernel_fs(struct root *root, const char *type, const char *host, con
 	return r < 0 ? fail(f, FAIL_ENGINE, "%s cannot be mounted: %s", target, errno_text(r)) : true;
 }
 
+/* An emulator for another machine's programs, for this user namespace alone: Linux 6.7. The kernel opens it here, on the
+ * host's side. */
+static bool binfmt(struct root *root, const char *target, const char *rule, struct failure *f)
+{
+	int fd;
+	long r;
+
+	if (!resolve(root->fd, target, CREATE_DIR, &fd, f))
+		return false;
+	r = mount_on("binfmt_misc", fd, "binfmt_misc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	sys_close(fd);
+	if (!r) {
+		if (!resolve(root->fd, target, CREATE_DIR, &fd, f))
+			return false;
+		r = write_file(fd, "register", rule);
+		sys_close(fd);
+	}
+	return r < 0 ? fail(f, FAIL_ENGINE, "this kernel cannot run programs for other machines here: binfmt_misc: %s", errno_text(r)) : true;
+}
+
 static bool owner(struct root *root, const struct op *op, struct failure *f)
 {
 	uint64_t uid, gid, mode;
@@ -282,6 +302,8 @@ bool op_execute(struct root *root, const struct op *op, int source, struct failu
 		return kernel_fs(root, "proc", "/proc", op->arg[0], f);
 	case OP_SYS:
 		return kernel_fs(root, "sysfs", "/sys", op->arg[0], f);
+	case OP_BINFMT:
+		return binfmt(root, op->arg[0], op->arg[1], f);
 	case OP_DIR:
 		return made(root, op->arg[0], CREATE_DIR, f);
 	case OP_TOUCH:

@@ -16,7 +16,7 @@ from udk.engines.guard import spawn
 from udk.engines.select import by_name
 from udk.oci.platform import Platform
 
-ENGINES = ("trap", "P1", "P2")
+ENGINES = ("trap", "P1", "P2", "namespace")
 OPENAT, READ, WRITE, EXIT, EXECVE = 56, 63, 64, 93, 221
 BASE = 0x400000
 
@@ -95,6 +95,8 @@ def test_arm64_programs(arm: Box, engine: str, command: str) -> None:
     spec = arm.spec(command, emulate="arm64")
     chosen = by_name(engine)
     assert chosen.reasons_against(spec) == []
+    if engine == "namespace" and tuple(map(int, os.uname().release.split(".")[:2])) < (6, 7):
+        pytest.skip("binfmt_misc belongs to a user namespace since Linux 6.7")
     guard = spawn(
         spec, chosen.launch(spec), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -104,7 +106,7 @@ def test_arm64_programs(arm: Box, engine: str, command: str) -> None:
 
 def test_engines_that_cannot_say_so(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = box.spec("/hello", emulate="arm64")
-    for engine in ("namespace", "preload", "runc", "singularity"):
+    for engine in ("preload", "runc", "singularity"):
         assert by_name(engine).reasons_against(spec), engine
     monkeypatch.setattr(emulate, "find", lambda architecture: "")
     assert "install qemu-user-static" in by_name("trap").reasons_against(spec)[0]
@@ -116,4 +118,7 @@ def test_architectures() -> None:
     other = "arm64" if host == "amd64" else "amd64"
     assert emulate.foreign(f"linux/{other}") == other
     assert emulate.find("pdp11") == ""
+    rule = emulate.rule("s390x")
+    assert rule.startswith(":udk-s390x:M::\\x7f\\x45\\x4c\\x46\\x02\\x02\\x01")
+    assert rule.endswith(":PF") and "\\x00\\x02\\x00\\x16:" in rule
     assert not emulate._is_static(os.path.realpath("/bin/sh"))

@@ -12,15 +12,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udk.runtime.spec import RunSpec
 
-# architecture: the emulator's name, e_machine of its ELF files
+# architecture: the emulator's name; e_machine, class (bits) and byte order of its ELF files
 _MACHINES = {
-    "386": ("i386", 3),
-    "amd64": ("x86_64", 62),
-    "arm": ("arm", 40),
-    "arm64": ("aarch64", 183),
-    "ppc64le": ("ppc64le", 21),
-    "riscv64": ("riscv64", 243),
-    "s390x": ("s390x", 22),
+    "386": ("i386", 3, 32, "little"),
+    "amd64": ("x86_64", 62, 64, "little"),
+    "arm": ("arm", 40, 32, "little"),
+    "arm64": ("aarch64", 183, 64, "little"),
+    "ppc64le": ("ppc64le", 21, 64, "little"),
+    "riscv64": ("riscv64", 243, 64, "little"),
+    "s390x": ("s390x", 22, 64, "big"),
 }
 _NATIVE_TOO = {("amd64", "386"), ("arm64", "arm")}  # (the host's, what its kernel runs as well)
 _PT_INTERP = 3
@@ -79,7 +79,19 @@ def unsupported(spec: RunSpec) -> list[str]:
     """The reason against ``spec`` of an engine that lets the kernel execute programs."""
     if not spec.emulate or native_too(spec.emulate):
         return []
-    return [f"programs for {spec.emulate} need the trap or the ptrace engine here"]
+    return [f"programs for {spec.emulate} need the engine namespace, trap or ptrace"]
+
+
+def rule(architecture: str) -> str:
+    """What binfmt_misc is told: the kernel opens the emulator at once, and hands it the program's argv[0]."""
+    _, machine, bits, order = _MACHINES[architecture]
+    head = b"\x7fELF" + bytes((bits // 32, 1 if order == "little" else 2, 1))
+    kind, number = ((2).to_bytes(2, order), machine.to_bytes(2, order))  # type: ignore[arg-type]
+    magic = head + bytes(9) + kind + number
+    loose = b"\xfe\xff" if order == "little" else b"\xff\xfe"  # position-independent ones, too
+    mask = b"\xff" * 7 + bytes(9) + loose + b"\xff\xff"
+    escaped = ("".join(f"\\x{byte:02x}" for byte in word) for word in (magic, mask))
+    return f":udk-{architecture}:M::{':'.join(escaped)}:{find(architecture)}:PF"
 
 
 def words(architecture: str) -> list[str]:

@@ -74,9 +74,9 @@ class NamespaceEngine(Engine):
     def reasons_against(self, spec: RunSpec) -> list[str]:
         reasons = []
         if spec.emulate:
-            from udk.engines.emulate import unsupported
+            from udk.engines.emulate import missing, native_too
 
-            reasons += unsupported(spec)
+            reasons += [] if native_too(spec.emulate) else missing(spec)
         if spec.cvmfs and not _cvmfs_is_bound(spec):
             reasons.append("CVMFS repositories need a mounted /cvmfs")
         return reasons
@@ -104,12 +104,14 @@ class NamespaceEngine(Engine):
         targets = {_normal(m.target) for m in spec.mounts}
         for mount in spec.mounts:
             plan += _mount(mount, targets)
+        emulated = _emulator(spec) if spec.emulate else []
+        plan += emulated
         plan.append(("dir", spec.cwd))
         if spec.root.readonly:
             plan.append(("readonly",))
         plan += [("cwd", spec.cwd), *_confined(spec)]
         launch = Launch(list(spec.argv), dict(spec.env), subreaper=spec.pid != "private", plan=tuple(plan))
-        if identity.wanted(spec):
+        if identity.wanted(spec) and not emulated:
             return identity.add(spec, launch)
         return launch
 
@@ -124,6 +126,14 @@ class NamespaceEngine(Engine):
 
     def cleanup(self, spec: RunSpec) -> None:
         identity.cleanup(spec)
+
+
+def _emulator(spec: RunSpec) -> list[tuple[str, ...]]:
+    from udk.engines.emulate import native_too, rule
+
+    if native_too(spec.emulate):
+        return []
+    return [("binfmt", "/proc/sys/fs/binfmt_misc", rule(spec.emulate))]
 
 
 def _clone(flags: int) -> tuple[str, ...]:
