@@ -422,7 +422,7 @@ extern const long table_size;
 
 long core_call(struct call *c);
 
-/* identity.c: the calls of a guest in its own namespaces, by a table of their own. */
+/* calls_identity.c: the calls of a guest in its own namespaces, by a table of their own; identity.c: what is shown. */
 extern const struct entry identity_table[];
 extern const long identity_table_size;
 long identity_call(struct call *c);
