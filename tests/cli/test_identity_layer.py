@@ -97,3 +97,11 @@ def test_a_user_namespace_inside_is_the_kernels(udk: Udk, box: str) -> None:
     if "not permitted" in said.error or "nrecognized" in said.error or "applet" in said.error:
         pytest.skip(said.error)
     assert said.text.split() == ["0", "0", "0", "1"]
+
+
+def test_no_way_leads_out_of_the_layers_directory(udk: Udk, box: str) -> None:
+    """The keeper's working directory is a mount of its own, which is attached nowhere."""
+    script = "ls /proc/1/cwd/.. /proc/1/cwd/../../.."
+    said = udk.ok("run", "--engine", "namespace", box, "sh", "-c", script).split()
+    names = {name.partition(".")[0] for name in said if not name.startswith("/")}
+    assert names == {"changes", "trap", "upper", "work"}
