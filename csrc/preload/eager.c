@@ -20,11 +20,10 @@
 #define DT_SONAME_ 14
 
 uint8_t call_verdicts[VERDICTS];
+struct notes **eager_notes;
 
 #if defined(__x86_64__)
 _Static_assert(ANSWER == 1 && JUDGE_CLONE == 2 && JUDGE_FCNTL == 3 && JUDGE_EXEC == 4 && JUDGE_ARG == 5, "as below");
-
-struct notes **eager_notes;
 
 /* Conditions are tested here, with nothing but r11 and the flags, because what passes is made where the guest makes it:
  * that is what a second return of clone, a cancelled thread, a restarted call must see. */
