@@ -220,6 +220,7 @@ static long judge_call(long nr, const long *a)
 	case __NR_openat: return judge_open(nr, (int)a[0], p, a[2]);
 	case __NR_newfstatat: return *p ? judge(nr, (int)a[0], p, !(a[3] & AT_SYMLINK_NOFOLLOW), false) : 0;
 	case __NR_statx: return *p ? judge(nr, (int)a[0], p, !(a[2] & AT_SYMLINK_NOFOLLOW), false) : 0;
+	case __NR_name_to_handle_at: return *p ? judge(nr, (int)a[0], p, a[4] & AT_SYMLINK_FOLLOW, false) : 0;
 	case __NR_readlinkat: return *p ? judge(nr, (int)a[0], p, false, false) : 0;
 	case __NR_faccessat: return judge(nr, (int)a[0], p, true, false);
 	case __NR_faccessat2: return *p ? judge(nr, (int)a[0], p, !(a[3] & AT_SYMLINK_NOFOLLOW), false) : 0;
@@ -262,7 +263,7 @@ static long judge_call(long nr, const long *a)
 	case __NR_sendfile: case __NR_copy_file_range: case __NR_memfd_create: case __NR_getpid: case __NR_geteuid: case __NR_getegid:
 	case __NR_uname: case __NR_capget: case __NR_capset: case __NR_umask: case __NR_unshare: case __NR_getsockname:
 	case __NR_getpeername: case __NR_accept: case __NR_accept4: case __NR_recvfrom: case __NR_recvmsg: case __NR_recvmmsg:
-	case __NR_getsockopt: case __NR_fgetxattr: case __NR_flistxattr: case __NR_fstatfs:
+	case __NR_getsockopt: case __NR_process_vm_readv: case __NR_fgetxattr: case __NR_flistxattr: case __NR_fstatfs:
 		return 0;
 	default: violation("a call that the checker does not know", nr, "");
 	}
