@@ -362,6 +362,8 @@ static long status(struct call *c, uint64_t pid, int in, int out)
 			for (uint32_t i = 0; i < ids.n_groups; i++)
 				n += fmt(to + n, size - n, "%u ", ids.groups[i]);
 			to[n++] = '\n';
+		} else if (plan->options & OPT_PTRACE && str_starts(line, "TracerPid:\t")) { /* ours, and so nobody else's */
+			n = fmt(to, size, "TracerPid:\t0\n");
 		} else if (power && (str_starts(line, "CapPrm:\t") || str_starts(line, "CapEff:\t") || str_starts(line, "CapBnd:\t"))) {
 			line[8] = 0;
 			n = fmt(to, size, "%s000001ffffffffff\n", line);

@@ -99,6 +99,15 @@ CASE(many_children_and_all_are_waited_for)
 	}
 }
 
+CASE(nobody_traces_us)
+{
+	char text[4096] = { 0 };
+	int fd = open("/proc/self/status", O_RDONLY);
+
+	CHECK(fd >= 0 && read(fd, text, sizeof text - 1) > 0);
+	CHECK(strstr(text, "TracerPid:\t0\n"));
+}
+
 #ifdef __x86_64__
 CASE(registers_are_kept)
 {
