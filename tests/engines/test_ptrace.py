@@ -33,9 +33,11 @@ def mode(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def start(box: Box, mode: str, *argv: str, **changes: Any) -> subprocess.Popen[bytes]:
     spec = box.spec(*argv, **changes)
+    # in a group of its own: one whose parents are gone, as a batch system's may be, is not stopped by SIGTSTP
     guard: subprocess.Popen[bytes] = spawn(
-        spec, by_name(mode).launch(spec), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-    )
+        spec, by_name(mode).launch(spec), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        preexec_fn=os.setpgrp,
+    )  # fmt: skip
     box.guards.append(guard)
     return guard
 

@@ -238,7 +238,8 @@ def test_end_of_output_is_seen_when_the_payload_closes_it(shell: Box) -> None:
 
 
 def test_a_stopped_payload_is_continued(box: Box) -> None:
-    guard = box.start("/hello", "sleep", "1000000")
+    # in a group of its own: one whose parents are gone, as a batch system's may be, is not stopped by SIGTSTP
+    guard = box.start("/hello", "sleep", "1000000", popen={"preexec_fn": os.setpgrp})
     payload = wait_until(lambda: marked(box.mark))[0]
 
     def state() -> str:

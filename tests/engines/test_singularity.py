@@ -165,7 +165,8 @@ def test_a_plain_tree(shell: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     mounts = (Mount(source=str(tmp_path), target="/made/for/it"),)
     script = "echo x > /etc/new; rm -r /home; ls /made/for/it"
     root = Root(lower=(), upper=str(tree))
-    assert "tree" in run(shell, "sh", "-c", script, root=root, mounts=mounts)[1].split()
+    done = run(shell, "sh", "-c", script, root=root, mounts=mounts)
+    assert done[0] == 0 and "tree" in done[1].split(), done
     assert (tree / "etc/new").read_text() == "x\n" and not (tree / "home").exists()
     assert not (tree / ".udk").exists()
     if set_id:
