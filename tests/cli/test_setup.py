@@ -112,3 +112,16 @@ def test_an_engine_that_is_refused_meanwhile_hands_over(udk: Udk, box: str, laun
         env=udk.environ(), cwd=udk.base, capture_output=True, timeout=100,
     )  # fmt: skip
     assert (done.stdout, done.returncode) == (b"ran\n", 7), done.stderr
+
+
+def test_what_a_restricted_job_found_is_not_believed_by_others(udk: Udk, box: str, launcher: str) -> None:
+    """Of one user, on one node, at one time: a job under filters, and one without."""
+    words = ["run", "--engine", "N1", box, "sh", "-c", "touch /f; chown 3:4 /f; ls -ln /f"]
+    before = udk.ok(*words).split()[2:4]
+    subprocess.run(
+        [launcher, "nothing", *udk.argv("doctor")],
+        env=udk.environ(), cwd=udk.base, capture_output=True, timeout=100, check=True,
+    )  # fmt: skip
+    assert udk.ok(*words).split()[2:4] == before == ["3", "4"]
+    doctor = json.loads(udk.ok("doctor", "--json"))
+    assert next(row for row in doctor if row["engine"] == "trap")["works"]

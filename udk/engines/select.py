@@ -131,6 +131,7 @@ def _circumstances() -> str:
             parts.append(f.read().strip("\0\n"))
     except OSError:
         parts.append("")
+    parts.append(_restrictions())
     from udk.engines.guard import GUARD
 
     try:
@@ -139,6 +140,19 @@ def _circumstances() -> str:
     except OSError:
         parts.append("")
     return "/".join(p.replace(" ", "_").replace("/", "_") for p in parts)
+
+
+def _restrictions() -> str:
+    """What this process alone may be under, beside others of its user: filters, a tracer, fewer capabilities."""
+    wanted = ("TracerPid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp", "Seccomp_filters")
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as f:
+            lines = [line.split() for line in f]
+    except OSError:
+        return ""
+    found = {words[0].rstrip(":"): words[1] for words in lines if len(words) > 1}
+    found["TracerPid"] = "0" if found.get("TracerPid", "0") == "0" else "1"
+    return ",".join(found.get(name, "") for name in wanted)
 
 
 def private_directory() -> str:
