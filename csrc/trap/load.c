@@ -102,6 +102,9 @@ static long map_segment(const struct image *m, const Elf64_Phdr *p, bool mapped)
 	if (p->p_memsz <= p->p_filesz)
 		return 0;
 	if (p->p_filesz && file_end & (PAGE - 1)) { /* the rest of the last page is not the file's */
+		char c; /* (of a file that ends earlier there is no such page to write to) */
+		if (sys_pread(m->fd, &c, 1, (int64_t)(p->p_offset + p->p_filesz - (file_end & (PAGE - 1)))) != 1)
+			return -ENOEXEC;
 		if (!(prot & PROT_WRITE))
 			sys_mprotect((void *)DOWN(file_end), PAGE, prot | PROT_WRITE);
 		memset((void *)file_end, 0, UP(file_end) - file_end);
