@@ -143,7 +143,7 @@ def _circumstances() -> str:
 
 
 def _restrictions() -> str:
-    """What this process alone may be under, beside others of its user: filters, a tracer, fewer capabilities."""
+    """What this process may be under, and others of its user not: filters, a tracer, fewer capabilities."""
     wanted = ("TracerPid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp", "Seccomp_filters")
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as f:
