@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from ..diff import Change, compare
-from ..errors import TagError, UsageError
+from ..errors import CvmfsIoError, TagError, UsageError
 from ..hash import Hash
 from ..repository import Repository
 from ..tree import CatalogTree
@@ -109,11 +109,14 @@ def info(options: argparse.Namespace) -> int:
         if manifest is not None:
             status["certificate"] = str(manifest.certificate)
             status["garbage_collectable"] = manifest.garbage_collectable
-            meta = repository.metainfo()
+            status["metainfo"] = None
             try:
+                meta = repository.metainfo()
                 status["metainfo"] = json.loads(meta) if meta else None
+            except CvmfsIoError as e:  # as without a network: the rest is known all the same
+                status["warnings"].append(str(e))
             except ValueError:
-                status["metainfo"] = None
+                pass
     if options.json:
         json_out(status)
         return 0

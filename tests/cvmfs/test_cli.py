@@ -400,6 +400,13 @@ def test_cache(cvmfs: Command) -> None:
     assert b"offline" in cvmfs.run("stat-cache", "--offline", f"{FQRN}:/big", status=30).stderr
 
 
+def test_info_without_a_network(cvmfs: Command) -> None:
+    cvmfs.text("ls", FQRN)
+    told = cvmfs.run("info", "--offline", FQRN)
+    text = told.stdout.decode()
+    assert "kept from earlier" in text and "Warning:" in text and "meta information" in text, told
+
+
 def test_prefetch_list(cvmfs: Command) -> None:
     (cvmfs.top / "list").write_text(
         f"/README\n# comment\n/cvmfs/{FQRN}/hard/a\n/cvmfs/other.example.org/x\n\n"
