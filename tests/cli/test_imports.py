@@ -89,15 +89,15 @@ def test_light_commands(udk: Udk, args: list[str]) -> None:
 @needs("strace")
 def test_processes_and_programs(udk: Udk, box: str) -> None:
     """One exec for the guard, one for the payload; the processes of the guard; nothing is flushed to disk."""
-    udk.ok("run", box, "true")
     trace = udk.base / "trace"
     code = "from udk.cli.main import console; console()"
     calls = "trace=execve,fsync,fdatasync,syncfs,sync,clone,fork,vfork,clone3"
-    subprocess.run(
-        ["strace", "-f", "-qq", "-o", str(trace), "-e", calls,
-         sys.executable, "-c", code, "run", box, "true"],
-        env=udk.environ(), cwd=udk.base, stdin=subprocess.DEVNULL, check=True,
-    )  # fmt: skip
+    for _ in range(2):  # the first finds out which engines work under a tracer
+        subprocess.run(
+            ["strace", "-f", "-qq", "-o", str(trace), "-e", calls,
+             sys.executable, "-c", code, "run", box, "true"],
+            env=udk.environ(), cwd=udk.base, stdin=subprocess.DEVNULL, check=True,
+        )  # fmt: skip
     lines = trace.read_text().splitlines()
     executed = [line for line in lines if "execve(" in line]
     assert len(executed) == 3 and "udk-guard" in executed[1] and '"true"' in executed[2], executed
