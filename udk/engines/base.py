@@ -63,6 +63,27 @@ def linked_home(upper: str, name: str) -> str:
     return home if mine and where in known and last.startswith(("udk-", "trap.")) else ""
 
 
+def forget_home(upper: str, name: str) -> None:
+    """Removes a run's state and its link beside the upper, where there is one."""
+    if not upper:
+        return
+    home = linked_home(upper, name)
+    try:
+        os.unlink(f"{os.path.dirname(upper)}/{name}")
+    except OSError:
+        return
+    from udk.engines.guard import remove
+
+    if home:
+        remove([home])
+
+
+# Engine.capabilities of those with namespaces and an overlay of their own
+WITH_NAMESPACES = frozenset(
+    ["overlay", "readonly", "pidns", "netns", "hostname", "subids", "static", "private-mounts", "fake-root"]
+)
+
+
 class Engine:
     """One way of running containers. Instances hold no state; :mod:`.select` caches a probe's result."""
 

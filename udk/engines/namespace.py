@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from udk.engines import identity
-from udk.engines.base import Engine, Launch
+from udk.engines.base import WITH_NAMESPACES, Engine, Launch
 from udk.engines.plan import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -39,19 +39,7 @@ class NamespaceEngine(Engine):
     name = "namespace"
     aliases = ("N1",)
     boundary = "namespaces"
-    capabilities = frozenset(
-        (
-            "overlay",
-            "readonly",
-            "pidns",
-            "netns",
-            "hostname",
-            "subids",
-            "static",
-            "private-mounts",
-            "fake-root",
-        )
-    )
+    capabilities = WITH_NAMESPACES
 
     def probe(self) -> str:
         from udk.engines.guard import dry_run

@@ -17,26 +17,15 @@ import os
 import shutil
 
 from udk.engines import identity
-from udk.engines.base import Engine, Launch, linked_home
+from udk.engines.base import Launch
+from udk.engines.outer import OuterEngine, inner_plan, layered, normal, staged_root
 from udk.engines.plan import encode
-from udk.engines.runc import (
-    _inner_keeper,
-    _inner_plan,
-    _last_line,
-    _layered,
-    _normal,
-    _pid_inside,
-    _staged_root,
-    _state_directory,
-)
 from udk.errors import EngineError, EngineUnavailableError, UdkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udk.runtime.spec import Mount, RunSpec
 
-RUNTIMES = ("apptainer", "singularity")
-_LINK = "singularity"  # a link beside the upper, to the directory of the run
 _INIT = "/.udk"  # where our init is inside
 _OWN = ("proc", "sys", "dev", "devpts", "shm")  # made by the runtime where we cannot
 
@@ -63,54 +52,16 @@ sessiondir max size = 64
 """
 
 
-class SingularityEngine(Engine):
+class SingularityEngine(OuterEngine):
     name = "singularity"
     aliases = ("S1",)
-    boundary = "namespaces"
-    capabilities = frozenset(
-        (
-            "overlay",
-            "readonly",
-            "pidns",
-            "netns",
-            "hostname",
-            "subids",
-            "static",
-            "private-mounts",
-            "fake-root",
-        )
-    )
+    variable = "UDK_SINGULARITY"
+    runtimes = ("apptainer", "singularity")
+    package = "apptainer"
+    memory = ()  # it binds nothing of /dev to /dev
 
-    def probe(self) -> str:
-        try:
-            runtime = find_runtime()
-        except EngineUnavailableError as e:
-            return str(e)
-        from udk.engines.guard import NATIVE, _run_guard, remove
-        from udk.engines.plan import to_descriptor
-        from udk.runtime.spec import Root, RunSpec
-
-        spec = RunSpec(argv=("/probe",), env={}, root=Root(lower=(NATIVE,)), hostname="probe")
-        home = ""
-        try:
-            home = _state_directory(spec, _LINK)
-            launch = _launch(spec, home, runtime, dry=True)
-            ops = [
-                *launch.plan,
-                *(("arg", a) for a in launch.argv),
-                *(("env", f"{k}={v}") for k, v in launch.env.items()),
-            ]
-            fd = to_descriptor(encode(ops))
-            try:
-                error = _run_guard("run", str(fd))
-            finally:
-                os.close(fd)
-        except (UdkError, OSError) as e:
-            error = str(e)
-        finally:
-            if home:
-                remove([home])
-        return _last_line(error) if error else ""
+    def start(self, spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch:
+        return _launch(spec, home, runtime, dry)
 
     def reasons_against(self, spec: RunSpec) -> list[str]:
         reasons = []
@@ -129,7 +80,7 @@ class SingularityEngine(Engine):
         if spec.cvmfs and not any(m.target.startswith("/cvmfs") for m in spec.mounts):
             reasons.append("CVMFS repositories need a mounted /cvmfs")
         for m in spec.mounts:
-            target = _normal(m.target)
+            target = normal(m.target)
             if m.kind == "proc" and target != "/proc":
                 reasons.append(f"proc is at /proc there, not at {target}")
             if (
@@ -142,70 +93,12 @@ class SingularityEngine(Engine):
                 reasons.append(f"nothing can be mounted at {target} there")
         return reasons
 
-    def launch(self, spec: RunSpec) -> Launch:
-        against = self.reasons_against(spec)
-        if against:
-            raise EngineError(f"engine singularity cannot run this: {'; '.join(against)}")
-        runtime = find_runtime()
-        home = _state_directory(spec, _LINK)
-        try:
-            return _launch(spec, home, runtime)
-        except BaseException:
-            from udk.engines.guard import remove
-
-            remove([home])
-            raise
-
-    def join(self, spec: RunSpec, pid: int) -> Launch:
-        from udk.engines.namespace import _capabilities, _confined, _ids
-
-        keeper = _inner_keeper(pid)
-        plan: list[tuple[str, ...]] = [("join", str(keeper)), ("cwd", spec.cwd), _capabilities()]
-        if spec.identity.subids:
-            plan += _ids(spec)
-        plan += _confined(spec)
-        launch = Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
-        return identity.join(spec, launch, _pid_inside(keeper))
-
-    def cleanup(self, spec: RunSpec) -> None:
-        identity.cleanup(spec)
-        if not spec.root.upper:
-            return
-        home = linked_home(spec.root.upper, _LINK)
-        try:
-            os.unlink(f"{os.path.dirname(spec.root.upper)}/{_LINK}")
-        except OSError:
-            return
-        from udk.engines.guard import remove
-
-        if home:
-            remove([home])
-
-
-def find_runtime() -> str:
-    """The program to use: ``UDK_SINGULARITY`` (a name or a path), else apptainer or singularity of PATH or
-    the usual directories. Raises EngineUnavailableError."""
-    wanted = os.environ.get("UDK_SINGULARITY", "")
-    if wanted.startswith("/"):
-        if os.access(wanted, os.X_OK):
-            return wanted
-        raise EngineUnavailableError(
-            f"UDK_SINGULARITY={wanted} cannot be executed", "name apptainer or singularity"
-        )
-    for name in (wanted,) if wanted else RUNTIMES:
-        for directory in (*os.environ.get("PATH", "").split(":"), "/usr/bin", "/usr/local/bin"):
-            path = f"{directory}/{name}"
-            if directory.startswith("/") and os.access(path, os.X_OK):
-                return path
-    missing = wanted or "neither apptainer nor singularity"
-    raise EngineUnavailableError(f"{missing} is installed here", "ask for the package apptainer")
-
 
 def _is_set_id(runtime: str) -> bool:
     """Whether the installation has a set-id starter, which refuses a configuration of the user's."""
     prefix = os.path.dirname(os.path.dirname(os.path.realpath(runtime)))
     for libexec in ("libexec", "lib", "lib/x86_64-linux-gnu", "lib/aarch64-linux-gnu"):
-        for name in RUNTIMES:
+        for name in SingularityEngine.runtimes:
             try:
                 mode = os.stat(f"{prefix}/{libexec}/{name}/bin/starter-suid").st_mode
             except OSError:
@@ -217,7 +110,7 @@ def _is_set_id(runtime: str) -> bool:
 
 def _has_set_id() -> bool:
     try:
-        return _is_set_id(find_runtime())
+        return _is_set_id(SingularityEngine().find_runtime())
     except EngineUnavailableError:
         return False
 
@@ -268,7 +161,7 @@ def _bind(source: str, target: str, readonly: bool) -> list[str]:
 
 
 def _mount(m: Mount, private: str) -> list[str]:
-    target = _normal(m.target)
+    target = normal(m.target)
     if m.kind in _OWN or _gpu(m):
         return []
     if m.kind == "bind":
@@ -309,13 +202,13 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
     else:
         ids, tree = (0, 0), f"{home}/root"
         ops, binds = _staged_binds(spec, tree)
-        plan = [*_staged_root(spec, spec.network == "none"), *ops, ("stage", tree)]
+        plan = [*staged_root(spec, spec.network == "none"), *ops, ("stage", tree)]
         network = []
         with open(f"{home}/conf/udk.conf", "w", encoding="utf-8") as f:
             f.write(_CONFIGURATION)
         words += ["--config", f.name]
-        layer = identity.Layer(spec) if not dry and _layered(spec) else None
-    inner = _inner_plan(spec, dry, ids, before=layer.words if layer else ())
+        layer = identity.Layer(spec) if not dry and layered(spec) else None
+    inner = inner_plan(spec, dry, ids, before=layer.words if layer else ())
     if layer:  # as in the runc engine; its descriptors come through the gate
         fds = [*layer.fds, os.open(layer.loader(), os.O_PATH | os.O_CLOEXEC)]
         inner += [("loader", f"/proc/self/fd/{fds[-1]}", str(len(layer.words)))]
@@ -357,12 +250,12 @@ def _staged_binds(spec: RunSpec, tree: str) -> tuple[list[tuple[str, ...]], list
 
     ops: list[tuple[str, ...]] = [("dir", target) for target in ("/proc", _INIT, spec.cwd)]
     words: list[str] = []
-    targets = {_normal(m.target) for m in spec.mounts}
+    targets = {normal(m.target) for m in spec.mounts}
     placed: list[tuple[str, str]] = []  # targets, and where they are for now; later ones cover earlier ones
     if any(_gpu(m) for m in spec.mounts):
         ops.append(("dir", "/.singularity.d/libs"))  # where the libraries of --nv and --rocm go
     for number, m in enumerate(spec.mounts):
-        target, place = _normal(m.target), f"{_INIT}/m/{number}"
+        target, place = normal(m.target), f"{_INIT}/m/{number}"
         if m.kind == "proc" and target == "/proc":  # of its own pid namespace
             continue
         if m.kind == "bind" and not os.path.exists(m.source):
@@ -392,6 +285,6 @@ def _plain_binds(spec: RunSpec, home: str) -> list[str]:
     for number, m in enumerate(spec.mounts):
         made = _mount(m, f"{home}/{number}")
         if made:
-            _make_target(tree, _normal(m.target), m.kind == "tmpfs" or os.path.isdir(m.source))
+            _make_target(tree, normal(m.target), m.kind == "tmpfs" or os.path.isdir(m.source))
         words += made
     return words

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-from udk.engines.base import Engine, Launch, linked_home
+from udk.engines.base import Engine, Launch, forget_home, linked_home
 from udk.engines.guard import NATIVE
 from udk.errors import EngineError, UdkError
 
@@ -154,17 +154,7 @@ class TrapEngine(Engine):
         )
 
     def cleanup(self, spec: RunSpec) -> None:
-        if not spec.root.upper:
-            return
-        home = linked_home(spec.root.upper, _STATE)
-        try:
-            os.unlink(f"{os.path.dirname(spec.root.upper)}/{_STATE}")
-        except OSError:
-            return
-        from udk.engines.guard import remove
-
-        if home:
-            remove([home])
+        forget_home(spec.root.upper, _STATE)
 
 
 def _noexec(spec: RunSpec) -> list[str]:
