@@ -219,6 +219,7 @@ static long quick(struct call *c, int dfd, const char *path, size_t n, struct pl
 			memcpy(p->host, path, n + 1);
 			return 1;
 		}
+		p->direct = false; /* the descriptor is not of the directory that holds the name */
 	}
 	if (!append(p, name, len))
 		return 0;

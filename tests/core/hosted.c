@@ -57,7 +57,7 @@ static void file(const char *home, const char *name, const char *text)
 
 void hosted_start(struct core *k, const char *home, unsigned options)
 {
-	static const char *const dirs[] = { "upper", "work", "lower", "lower/etc", "lower/a", "lower/a/b", "lower/tmp", "bind", "bind/sub" };
+	static const char *const dirs[] = { "upper", "work", "lower", "lower/etc", "lower/a", "lower/a/b", "lower/tmp", "bind", "bind/sub", "bind/deep", "bind/deep/ro" };
 	static struct plan plan;
 	char text[4096], link[512];
 	size_t n = 0;
@@ -79,6 +79,7 @@ void hosted_start(struct core *k, const char *home, unsigned options)
 	WORD("mount"), WORD("%d", MOUNT_UNION | MOUNT_CACHE), WORD("%s", ""), WORD("%s/upper", home), WORD("%s/lower", home);
 	WORD("mount"), WORD("0"), WORD("/mnt"), WORD("%s/bind", home), WORD("%s", "");
 	WORD("mount"), WORD("%d", MOUNT_RO), WORD("/mnt/sub"), WORD("%s/bind/sub", home), WORD("%s", "");
+	WORD("mount"), WORD("%d", MOUNT_RO), WORD("/mnt/deep/ro"), WORD("%s/bind/sub", home), WORD("%s", "");
 	WORD("mount"), WORD("%d", MOUNT_PROC), WORD("/proc"), WORD("/proc"), WORD("%s", "");
 	WORD("loader"), WORD("/nonexistent"), WORD("state"), WORD("%s/state", home), WORD("work"), WORD("%s/work", home);
 	WORD("changes"), WORD("%s/changes", home), WORD("options"), WORD("%u", options);

@@ -223,6 +223,27 @@ static void long_socket_names(void)
 	sys_close((int)s);
 }
 
+static void names_beside_a_mount(void)
+{
+	long dir, fd;
+	struct stat st;
+
+	/* Of a directory that is remembered and holds a mount, by a descriptor of the one above. */
+	k.plan->mounts[1].flags |= MOUNT_CACHE;
+	dir = CALL(openat, CWD, P("/mnt"), (unsigned long)(O_RDONLY | O_DIRECTORY), 0UL);
+	IS(1, dir >= 0);
+	for (int i = 0; i < 2; i++) {
+		fd = CALL(openat, (unsigned long)dir, P("deep/new"), (unsigned long)(O_WRONLY | O_CREAT), 0644UL);
+		IS(1, fd >= 0);
+		sys_close((int)fd);
+		host_stat("bind/deep/new", &st);
+		IS(0, CALL(unlinkat, (unsigned long)dir, P("deep/new"), 0UL));
+	}
+	sys_close((int)dir);
+	k.plan->mounts[1].flags &= (uint16_t)~MOUNT_CACHE;
+	changed(&k);
+}
+
 int main(int argc, char **argv, char **envp)
 {
 	(void)envp;
@@ -239,6 +260,7 @@ int main(int argc, char **argv, char **envp)
 	the_directory_is_no_descriptor();
 	nothing_above_a_mount();
 	long_socket_names();
+	names_beside_a_mount();
 	printf("%d wrong\n", bad);
 	return bad != 0;
 }
