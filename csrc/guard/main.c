@@ -117,7 +117,7 @@ static void on_message(struct guard *g, const struct message *m, int fd)
 		g->outcome.ran = !g->outcome.failure.class && !g->plan.gate;
 		if (g->outcome.ran) {
 			int streams = g->plan.tty ? 0 : -1, output = g->plan.tty ? 1 : -1;
-			close_all_but((const int[]){ streams, output, 2, g->socket, g->signals, g->tty.master, g->upward, g->plan.last_out, g->plan.share }, 9);
+			close_all_but((const int[]){ streams, output, 2, g->socket, g->signals, g->tty.master, g->upward, g->plan.last_out, g->plan.share, g->plan.hold[0], g->plan.hold[1] }, 11);
 		}
 		break;
 	case MSG_STOPPED:
@@ -161,7 +161,7 @@ static void gate_messages(struct guard *g)
 
 	if (gate->listening >= 0 && gate_accept(gate, g->plan.ignored_signals, g->plan.confine & CONFINE_FDS) >= 0) {
 		g->outcome.ran = true;
-		close_all_but((const int[]){ 2, g->socket, g->signals, gate->fd, g->plan.last_out, g->plan.share }, 6);
+		close_all_but((const int[]){ 2, g->socket, g->signals, gate->fd, g->plan.last_out, g->plan.share, g->plan.hold[0], g->plan.hold[1] }, 8);
 	}
 	while (gate->fd >= 0) {
 		long r = message_receive(gate->fd, &m, &fd, false);
@@ -480,6 +480,9 @@ static int command_run(const char *fd_text, char **envp)
 		sys_fcntl(g.plan.last_out, F_SETFD, FD_CLOEXEC);
 	if (g.plan.share >= 0)
 		sys_fcntl(g.plan.share, F_SETFD, FD_CLOEXEC);
+	for (size_t i = 0; i < MAX_HOLD; i++)
+		if (g.plan.hold[i] >= 0)
+			sys_fcntl(g.plan.hold[i], F_SETFD, FD_CLOEXEC);
 	normalise(&g);
 	sys_prctl(PR_SET_NAME, (unsigned long)"udk", 0, 0, 0);
 	sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);

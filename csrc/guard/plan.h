@@ -56,7 +56,7 @@ struct id_map {
 	uint32_t inside, outside, count;
 };
 
-enum { MAX_LOWER = 256, MAX_MAPS = 32, MAX_LIMITS = 32, MAX_GROUPS = 256, MAX_KEPT = 16 };
+enum { MAX_LOWER = 256, MAX_MAPS = 32, MAX_LIMITS = 32, MAX_GROUPS = 256, MAX_KEPT = 16, MAX_HOLD = 2 };
 
 struct plan {
 	/* the payload */
@@ -109,6 +109,7 @@ struct plan {
 	/* A file that everybody holds a shared lock on who joins the container (`share`, or -1): the end of the payload is the
 	 * container's when there is none (`last_out`, or -1). */
 	int last_out, share;
+	int hold[MAX_HOLD]; /* locks of the state's directories: kept until this process ends, or -1 */
 	int join; /* pid whose namespaces are entered, or 0 */
 	/* For another runtime that is to run on a root made here: the root is put at stage, a directory of the host, and the
 	 * host's root is kept; over_source is bound to over_target there, when both exist. NULL: none. */

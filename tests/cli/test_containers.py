@@ -16,6 +16,7 @@ from tests.cli.conftest import Served
 from tests.support.needs import needs
 from tests.support.udk import Udk
 from udk.base.process import own_identity
+from udk.engines.select import by_name, probe
 
 
 @pytest.fixture
@@ -298,3 +299,31 @@ def test_layers_with_files_of_subordinate_ids_are_removed(udk: Udk, box: str) ->
     udk.ok("rm", "mapped")
     assert [p.name for p in (udk.store / "containers").iterdir() if not p.name.startswith(".")] == []
     assert list((udk.store / "trash").glob("*")) == []
+
+
+@pytest.mark.parametrize("engine", ["namespace", "trap", "runc"])
+def test_a_killed_run_leaves_its_layer_only(udk: Udk, box: str, engine: str, tmp_path: Path) -> None:
+    """All processes of a named container's run die at once: the layer stays, the state of the run goes with
+    the next command, its sockets' directory elsewhere included."""
+    from tests.engines.test_homes import kill_all_at_once
+
+    reason = probe(by_name(engine))
+    if reason:
+        pytest.skip(reason)
+    before = {n for n in os.listdir("/tmp") if n.startswith(".udk-")}
+    script = "echo x > /kept; (nc -lU /tmp/s || nc -l -p 1 local:/tmp/s) 2>/dev/null & echo up; sleep 1000"
+    process = udk.popen("run", "--engine", engine, "--name", "killed", box, "sh", "-c", script, stdout=-1)
+    try:
+        assert process.stdout and process.stdout.readline() == b"up\n"
+        (layer,) = udk.store.glob("containers/*/layer")
+        running = set(os.listdir(layer))
+        assert running > {"upper", "work", "changes"}
+        assert udk.ok("ps", "-q") and set(os.listdir(layer)) == running  # nothing of a living run's goes
+        kill_all_at_once(process)
+        process.stdout.close()
+        assert udk.ok("ps", "-q") == ""
+        assert sorted(os.listdir(layer)) == ["changes", "upper", "work"]
+        assert {n for n in os.listdir("/tmp") if n.startswith(".udk-")} <= before
+        assert udk.ok("run", "killed", "cat", "/kept") == "x\n"
+    finally:
+        udk("rm", "-f", "killed")

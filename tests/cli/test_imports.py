@@ -17,8 +17,8 @@ from tests.support.udk import Udk
 OURS = {
     "udk", "udk.base", "udk.base.files", "udk.base.jsonlite", "udk.base.process", "udk.cli", "udk.cli.main",
     "udk.cli.parse", "udk.cli.run", "udk.cli.table", "udk.config", "udk.engines", "udk.engines.base",
-    "udk.engines.guard", "udk.engines.identity", "udk.engines.namespace", "udk.engines.plan",
-    "udk.engines.select", "udk.engines.trap", "udk.errors",
+    "udk.engines.guard", "udk.engines.homes", "udk.engines.identity", "udk.engines.namespace",
+    "udk.engines.plan", "udk.engines.select", "udk.engines.trap", "udk.errors",
     "udk.oci", "udk.oci.digest", "udk.oci.record", "udk.oci.reference", "udk.oci.text", "udk.runtime",
     "udk.runtime.container", "udk.runtime.environ", "udk.runtime.launch", "udk.runtime.mounts",
     "udk.runtime.resolve", "udk.runtime.rootfs", "udk.runtime.spec", "udk.runtime.users",
@@ -31,6 +31,7 @@ STANDARD = {
     "_json",
     "_signal",
     "errno",
+    "fcntl",  # built in: the lock of a run's state
     "encodings.ascii",
     "time",
     "_stat",

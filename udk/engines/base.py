@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+from udk.errors import EngineError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udk.runtime.spec import RunSpec
@@ -72,10 +74,13 @@ def forget_home(upper: str, name: str) -> None:
         os.unlink(f"{os.path.dirname(upper)}/{name}")
     except OSError:
         return
-    from udk.engines.guard import remove
-
     if home:
-        remove([home])
+        from udk.engines.homes import discard
+
+        try:
+            discard(home)
+        except OSError as e:
+            raise EngineError(f"{home} cannot be removed: {e.strerror}") from None
 
 
 # Engine.capabilities of those with namespaces and an overlay of their own

@@ -167,6 +167,9 @@ def spawn(spec: RunSpec, launch: Launch, **options: Any) -> Any:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if fd >= 0:
             os.close(fd)
+        for op in launch.plan:
+            if op[0] == "hold":  # a lock that is the guard's alone from now on
+                os.close(int(op[1]))
 
 
 def _run_guard(verb: str, argument: str) -> str:

@@ -50,16 +50,17 @@ class Layer:
     """The layer of one run: ``fds`` that its program needs, ``home`` with its state, ``words`` before the
     payload's argv, ``xino`` whether overlayfs has to mark inodes."""
 
-    __slots__ = ("fds", "home", "layer", "words", "xino")
+    __slots__ = ("fds", "held", "home", "layer", "words", "xino")
 
     def __init__(self, spec: RunSpec) -> None:
         """Makes the state's directory. Raises UdkError, OSError."""
         from udk.engines.plan import to_descriptor
-        from udk.engines.trap import LOADER, _encode, _state_directory
+        from udk.engines.trap import LOADER, _encode, make_home
 
         root = spec.root
         self.layer = os.path.realpath(os.path.dirname(root.upper))
-        self.home = _state_directory(spec)
+        self.held = make_home(spec)
+        self.home = self.held.path
         self.fds: list[int] = []
         try:
             self.fds.append(os.open(root.lower[0], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -96,7 +97,7 @@ def add(spec: RunSpec, launch: Launch) -> Launch:
     made = Layer(spec)
     plan = [
         *launch.plan, ("loader", made.loader(), str(len(made.words))), ("anchor", made.layer),
-        ("remove", made.home),
+        *made.held.ops,
     ]  # fmt: skip
     if made.xino:
         plan.append(("xino",))
@@ -105,7 +106,7 @@ def add(spec: RunSpec, launch: Launch) -> Launch:
     return Launch(
         [*made.words, *launch.argv],
         launch.env,
-        fds=(*launch.fds, *made.fds),
+        fds=(*launch.fds, *made.fds, *made.held.fds),
         subreaper=launch.subreaper,
         plan=tuple(plan),
         limits=launch.limits,

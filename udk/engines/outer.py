@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from udk.engines import identity
+from udk.engines import homes, identity
 from udk.engines.base import WITH_NAMESPACES, Engine, Launch, forget_home
 from udk.engines.namespace import _KEPT_CAPABILITIES as KEPT
 from udk.engines.namespace import _capabilities, _confined, _ids
@@ -73,7 +73,8 @@ class OuterEngine(Engine):
         spec = self.probe_spec()
         home = ""
         try:
-            home = _state_directory(spec, self.name, self.memory)
+            held = _make_home(spec, self.name, self.memory)
+            home = held.path
             launch = self.start(spec, home, runtime, dry=True)
             ops = [
                 *launch.plan,
@@ -90,6 +91,8 @@ class OuterEngine(Engine):
         finally:
             if home:
                 remove([home])
+                for fd in held.fds:
+                    os.close(fd)
         line = _last_line(error)
         named = not line or line.startswith(os.path.basename(runtime))
         return line if named else f"{runtime}: {line}"
@@ -99,14 +102,17 @@ class OuterEngine(Engine):
         if against:
             raise EngineError(f"engine {self.name} cannot run this: {'; '.join(against)}")
         runtime = self.find_runtime()
-        home = _state_directory(spec, self.name, self.memory)
+        held = _make_home(spec, self.name, self.memory)
         try:
-            return self.start(spec, home, runtime)
+            launch = self.start(spec, held.path, runtime)
         except BaseException:
             from udk.engines.guard import remove
 
-            remove([home])
+            remove([held.path])
             raise
+        launch.fds = (*launch.fds, *held.fds)
+        launch.plan = (*launch.plan, *held.ops[:-1])
+        return launch
 
     def join(self, spec: RunSpec, pid: int) -> Launch:
         keeper = _inner_keeper(pid)
@@ -195,35 +201,10 @@ def staged_root(spec: RunSpec, own_network: bool = False) -> list[tuple[str, ...
     return plan
 
 
-def _state_directory(spec: RunSpec, link_name: str, memory: tuple[str, ...]) -> str:
-    """A new private directory for the bundle and the runtime's state: beside the upper layer, where the sweep
-    of a run that was killed finds it, else in one of ``memory``."""
-    token = os.urandom(6).hex()
-    error: OSError | None = None
-    beside = [os.path.realpath(os.path.dirname(spec.root.upper))] if spec.root.upper else []
-    for parent in (*beside, *memory, os.environ.get("TMPDIR", "/tmp")):
-        home = f"{parent}/udk-{token}"
-        try:
-            if os.statvfs(parent).f_flag & os.ST_NOEXEC:  # our init is to be executed there
-                continue
-            os.mkdir(home, 0o700)
-        except OSError as e:
-            error = e
-            continue
-        if spec.root.upper:
-            link = f"{os.path.dirname(spec.root.upper)}/{link_name}"
-            try:
-                os.unlink(link)  # of an earlier run
-            except OSError:
-                pass
-            try:
-                os.symlink(home, link)
-            except OSError:
-                pass  # the guard removes it all the same
-        return home
-    raise EngineError(
-        f"no directory for the bundle: {error}", "set TMPDIR to one you can write, without noexec"
-    )
+def _make_home(spec: RunSpec, link: str, memory: tuple[str, ...]) -> homes.Home:
+    """A new directory for the bundle and the runtime's state: beside the upper layer, where the sweep of a
+    run that was killed finds it, else in one of ``memory``. Our init is to be executed there."""
+    return homes.make(spec.root.upper, "udk-", link, (*memory, homes.temporary()))
 
 
 def _inner_keeper(guard: int, patience: float = 10.0) -> int:

@@ -201,7 +201,8 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
         fds = [*layer.fds, os.open(layer.loader(), os.O_PATH | os.O_CLOEXEC)]
         inner += [("loader", f"/proc/self/fd/{fds[-1]}", str(len(layer.words)))]
         inner += [("anchor", f"{dev}/{_INIT}/layer")]
-        plan.append(("remove", layer.home))
+        plan += layer.held.ops
+        fds += layer.held.fds
         if layer.xino:
             plan.append(("xino",))
     with open(f"{home}/plan", "wb") as plan_file:

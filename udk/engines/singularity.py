@@ -213,7 +213,8 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
         fds = [*layer.fds, os.open(layer.loader(), os.O_PATH | os.O_CLOEXEC)]
         inner += [("loader", f"/proc/self/fd/{fds[-1]}", str(len(layer.words)))]
         inner += [("anchor", f"{_INIT}/layer")]
-        plan += [("remove", layer.home), *((("xino",),) if layer.xino else ())]
+        plan += [*layer.held.ops, *((("xino",),) if layer.xino else ())]
+        fds += layer.held.fds
         os.mkdir(f"{home}/in/layer")
     with open(f"{home}/in/plan", "wb") as file:
         file.write(encode([("through", f"{_INIT}/gate"), *inner]))

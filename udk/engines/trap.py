@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
+from udk.engines import homes
 from udk.engines.base import Engine, Launch, forget_home, linked_home
 from udk.engines.guard import NATIVE
 from udk.errors import EngineError, UdkError
@@ -92,7 +93,8 @@ class TrapEngine(Engine):
     def launch(self, spec: RunSpec) -> Launch:
         from udk.engines.plan import to_descriptor
 
-        home = _state_directory(spec)
+        made = make_home(spec)
+        home = made.path
         words: list[str] = []
         options = _FAST_RETURN | _OWNERS | self.mechanism(spec, words)
         if spec.identity.fake_root:
@@ -115,7 +117,7 @@ class TrapEngine(Engine):
         for number, mount in enumerate(mounts):
             words += _mount(mount, f"{home}/{number}")
         words += ["loader", _loader(home), "state", f"{home}/state", "options", str(options)]
-        sockets = _sockets(home)
+        sockets = homes.sockets(home)
         words += ["sockets", sockets]
         if spec.hostname:
             words += ["hostname", spec.hostname]
@@ -125,11 +127,11 @@ class TrapEngine(Engine):
             words += emulator(spec.emulate)
         words += _who(spec)
         fd = to_descriptor(_encode(words))
-        plan = [("program", _loader(home)), ("remove", home), ("remove", sockets)]
+        plan = [("program", _loader(home)), *made.ops, ("remove", sockets)]
         return Launch(
             [_loader(home), "run", str(fd), *spec.argv],
             dict(spec.env),
-            fds=(fd,),
+            fds=(fd, *made.fds),
             plan=(*plan, *_confined(spec, home, fd)),
         )
 
@@ -163,36 +165,11 @@ def _noexec(spec: RunSpec) -> list[str]:
     return [tree for tree in trees if os.statvfs(tree).f_flag & _ST_NOEXEC]
 
 
-def _state_directory(spec: RunSpec) -> str:
-    """A new private directory for the run's state: beside the upper, so that whoever removes the layer of a
-    killed container removes it too; else in memory."""
-    token = os.urandom(6).hex()
-    error: OSError | None = None
-    if spec.root.upper:
-        beside = os.path.realpath(os.path.dirname(spec.root.upper))
-        candidates = [f"{beside}/{_STATE}.{token}"]
-    else:
-        candidates = [f"{parent}/udk-{token}" for parent in ("/dev/shm", os.environ.get("TMPDIR", "/tmp"))]
-    for home in candidates:
-        try:
-            os.mkdir(home, 0o700)
-        except OSError as e:
-            error = e
-            continue
-        if spec.root.upper:
-            link = f"{os.path.dirname(spec.root.upper)}/{_STATE}"
-            try:
-                os.symlink(home, link)
-            except FileExistsError:  # of an earlier run
-                os.unlink(link)
-                os.symlink(home, link)
-        return home
-    raise EngineError(f"no directory for the container's state: {error}", "set TMPDIR to one you can write")
-
-
-def _short_name(home: str) -> str:
-    """Where links to socket directories go when the state's own path is long."""
-    return f"/tmp/.udk-{home[-12:]}"
+def make_home(spec: RunSpec) -> homes.Home:
+    """A new directory for the run's state: beside the upper, so that whoever removes the layer of a killed
+    container removes it too; else in memory. Raises EngineError."""
+    others = () if spec.root.upper else (homes.MEMORY, homes.temporary())
+    return homes.make(spec.root.upper, f"{_STATE}.", _STATE, others, noexec=True)
 
 
 def _confined(spec: RunSpec, home: str, fd: int) -> list[tuple[str, ...]]:
@@ -201,7 +178,7 @@ def _confined(spec: RunSpec, home: str, fd: int) -> list[tuple[str, ...]]:
         return []
     from udk.engines import confine
 
-    sockets = _sockets(home)
+    sockets = homes.sockets(home)
     os.makedirs(sockets, mode=0o700, exist_ok=True)
     reach = [*confine.reach(spec), (_loader(home), "rx"), (home, "rwx"), (sockets, "rw")]
     if spec.root.upper and spec.root.lower:
@@ -209,10 +186,6 @@ def _confined(spec: RunSpec, home: str, fd: int) -> list[tuple[str, ...]]:
         os.close(os.open(changes, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         reach.append((changes, "rw"))
     return confine.ops(spec, confine.LANDLOCK, reach, keep=(fd,))
-
-
-def _sockets(home: str) -> str:
-    return f"{home}/s" if len(home) < 40 else _short_name(home)
 
 
 def _loader(home: str) -> str:

@@ -352,7 +352,10 @@ class Containers:
             looked += 1
             done += self._sweep_lease(f"{self.store.path}/leases/{name}")
         if not at_most:
+            from udk.engines import homes
+
             done += self._sweep_records()
+            homes.sweep((homes.MEMORY, homes.temporary()))
         return done
 
     def _sweep_records(self) -> int:
@@ -397,6 +400,8 @@ class Containers:
         ident = data.get("target")
         if isinstance(ident, str) and (data.get("ephemeral") or self._unfinished(ident)):
             done = self._gone(ident, str(data.get("layer", "")), str(data.get("name", "")))
+        elif isinstance(ident, str):
+            self._tidy(ident, str(data.get("layer", "")))
         try:
             os.unlink(path)
         except OSError:
@@ -420,6 +425,13 @@ class Containers:
             return 0
         return 1
 
+    def _tidy(self, ident: str, layer: str) -> None:
+        """Removes the state of a run that was killed from the layer of a container that stays."""
+        from udk.engines import homes
+
+        if is_id(ident) and (layer.startswith(f"{self.root}/{ident}/") or is_layer(layer)):
+            homes.tidy(layer)
+
 
 def _engine_cleanup(container: Container) -> None:
     """What the engine of the last run made beside the layer, and the guard did not come to remove."""
@@ -439,7 +451,7 @@ def _take_back(container: Container) -> None:
     """What a payload with subordinate ids left belongs to others than the caller: it is removed under the
     same map. Raises EngineError."""
     layer = str(container.record.get("layer", ""))
-    ours = layer.startswith(container.path + "/") or os.path.basename(layer).startswith("udk-")
+    ours = layer.startswith(container.path + "/") or is_layer(layer)
     spec = container.record.get("spec")
     identity = spec.get("identity") if isinstance(spec, dict) else None
     if ours and isinstance(identity, dict) and identity.get("subids"):
@@ -450,7 +462,7 @@ def _take_back(container: Container) -> None:
 
 def discard(layer: str, store: Store) -> None:
     """Removes a layer directory outside the store; the name is checked, for it comes from a file."""
-    if layer and not layer.startswith(store.path + "/") and os.path.basename(layer).startswith("udk-"):
+    if not layer.startswith(store.path + "/") and is_layer(layer):
         from udk.base.remove import remove_tree
 
         try:
@@ -471,6 +483,11 @@ def _pid_lives(lease_name: str) -> bool:
     except (ValueError, IndexError, OSError, OverflowError):
         return True
     return True
+
+
+def is_layer(path: str) -> bool:
+    """Whether a path can be that of a layer outside of the store."""
+    return os.path.basename(path).startswith("udk-")
 
 
 def is_id(text: str) -> bool:
