@@ -313,8 +313,12 @@ long call_fchownat(struct call *c)
 long call_truncate(struct call *c)
 {
 	struct place *p = &c->w->a;
-	long r = target(c, AT_FDCWD, (void *)c->a[0], 0, p);
+	long r = find(c, AT_FDCWD, (void *)c->a[0], FOLLOW, p);
 
+	if (!r && !p->magic && (p->st.st_mode & S_IFMT) != S_IFREG) /* nothing is copied up for it */
+		r = (p->st.st_mode & S_IFMT) == S_IFDIR ? -EISDIR : -EINVAL;
+	if (!r)
+		r = changeable(c, p);
 	if (!r && (p->st.st_mode & S_IFMT) == S_IFREG)
 		r = is_running(c, p) ? -ETXTBSY : may_open(c, p, O_WRONLY);
 	if (r)

@@ -30,8 +30,8 @@ static void name_changed(struct call *c, const struct place *p)
 	changed_name(c->core, s, n);
 }
 
-/* The place of a new name: its directory is in the upper, no whiteout in the way. 1: there was one. */
-long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct place *p)
+/* The place of a new name, nothing touched yet. 1: it is not there; 0: so the kernel will say whether it is. */
+static long new_place(struct call *c, int dfd, const void *path, bool dir, struct place *p)
 {
 	long r = resolve(c, dfd, path, KEEP_SLASH, p);
 
@@ -53,9 +53,22 @@ long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct pla
 	if (readonly(c, p))
 		return -EROFS;
 	r = may_make(c, p);
-	if (!r)
-		r = make_parent(c, p);
+	return r ? r : 1;
+}
+
+/* Its directory is in the upper, no whiteout in the way. 1: there was one. */
+static long clear_place(struct call *c, struct place *p)
+{
+	long r = make_parent(c, p);
+
 	return r ? r : clear_whiteout(c, p);
+}
+
+long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct place *p)
+{
+	long r = new_place(c, dfd, path, dir, p);
+
+	return r == 1 ? clear_place(c, p) : r;
 }
 
 /* After the call that makes the name: should it have failed, the whiteout that stood there comes back. */
@@ -290,11 +303,18 @@ static long do_link(struct call *c, int from_fd, const void *from, int dfd, cons
 	}
 	if (r)
 		return r;
-	wh = prepare_new(c, dfd, path, false, b);
+	r = new_place(c, dfd, path, false, b);
+	if (r < 0)
+		return r;
+	if (!by_fd && !a->magic) { /* what cannot be linked has no directory copied up for it */
+		bool other = !a->raw && !b->raw && a->mount != b->mount;
+
+		if (is_dir(&a->st) || other)
+			return !r && !lookup(c, b) ? -EEXIST : other ? -EXDEV : -EPERM;
+	}
+	wh = r ? clear_place(c, b) : 0;
 	if (wh < 0)
 		return wh;
-	if (!by_fd && is_dir(&a->st) && !a->magic)
-		return unmade(c, b, wh, (b->raw || b->kind == IN_PLAIN || b->kind == IN_UPPER) && !lookup(c, b) ? -EEXIST : -EPERM);
 	if (by_fd) {
 		/* As root may; an unprivileged caller needs the descriptor's link in /proc. */
 		char link[40] = "/proc/self/fd/";
@@ -306,8 +326,6 @@ static long do_link(struct call *c, int from_fd, const void *from, int dfd, cons
 	}
 	if (a->magic)
 		return unmade(c, b, wh, sys_linkat(a->dfd, a->host, b->dfd, b->host, AT_SYMLINK_FOLLOW));
-	if (!a->raw && !b->raw && a->mount != b->mount)
-		return unmade(c, b, wh, -EXDEV);
 	r = for_change(c, a);
 	if (r)
 		return unmade(c, b, wh, r);

@@ -25,17 +25,49 @@ static long stat_path(struct call *c, int dfd, const void *path, bool nofollow, 
 	return r;
 }
 
-/* Merged directories have one link, as overlayfs shows them: nobody may count on it. */
-static void show(struct call *c, struct place *p, int fd)
+/* The kind of a directory in both layers, if it is remembered; else -1. */
+static int remembered(struct call *c, const struct stat *st)
 {
-	if (p && !p->raw && (p->st.st_mode & S_IFMT) == S_IFDIR && p->kind == IN_MERGED && p->layer != LAYER_LOWER)
-		p->st.st_nlink = 1;
-	owner_show(c, &p->st, p, fd);
+	struct place *t = &c->w->c;
+
+	if (cache_inode(c->core, st->st_dev, st->st_ino, t) < 0 || t->kind == IN_DEEP ||
+	    !(c->core->plan->mounts[t->mount].flags & MOUNT_CACHE))
+		return -1;
+	return t->kind;
+}
+
+/* Directories in both layers have one link, as overlayfs shows them: nobody may count on it. */
+static void show(struct call *c, struct place *p)
+{
+	if (!p->raw && p->kind == IN_MERGED && p->layer != LAYER_LOWER && (p->st.st_mode & S_IFMT) == S_IFDIR) {
+		int kind = p->self ? IN_MERGED : remembered(c, &p->st);
+
+		if (kind < 0)
+			kind = (int)upper_kind(c, p->guest, p->len, p->mount);
+		if (kind == IN_MERGED)
+			p->st.st_nlink = 1;
+	}
+	owner_show(c, &p->st, p, NO_FD);
+}
+
+static void show_fd(struct call *c, struct stat *st, int fd)
+{
+	struct place *p = &c->w->b;
+
+	if ((st->st_mode & S_IFMT) == S_IFDIR && st->st_nlink && c->core->plan->mounts[0].flags & MOUNT_UNION) {
+		int kind = remembered(c, st);
+
+		if (kind < 0 && base_dir(c, fd, p) >= 0 && !p->raw)
+			kind = p->kind;
+		if (kind == IN_MERGED)
+			st->st_nlink = 1;
+	}
+	owner_show(c, st, NULL, fd);
 }
 
 static long put_stat(struct call *c, struct place *p, unsigned long to)
 {
-	show(c, p, NO_FD);
+	show(c, p);
 	return guest_write((void *)to, &p->st, sizeof p->st);
 }
 
@@ -62,7 +94,7 @@ static long stat_fd(struct call *c, int fd, unsigned long to)
 
 	if (r)
 		return r;
-	owner_show(c, st, NULL, fd);
+	show_fd(c, st, fd);
 	return guest_write((void *)to, st, sizeof *st);
 }
 
@@ -169,12 +201,12 @@ long call_statx(struct call *c)
 		return r;
 	stat_of_statx(&st, &x);
 	if (on_fd) {
-		owner_show(c, &st, NULL, (int)c->a[0]);
+		show_fd(c, &st, (int)c->a[0]);
 	} else {
 		p->st = st;
 		if (!p->raw && !p->self && p->kind != IN_MERGED)
 			p->layer = (uint8_t)(p->kind == IN_LOWER ? LAYER_LOWER : p->kind == IN_UPPER ? LAYER_UPPER : p->layer);
-		show(c, p, NO_FD);
+		show(c, p);
 		st = p->st;
 	}
 	stat_to_statx(&x, &st);

@@ -84,9 +84,22 @@ static void show(const char *what, const char *p, int r, const struct stat *s)
 	if (r)
 		result(what, p, "", r);
 	else if (S_ISDIR(s->st_mode))
-		printf("%s %s = dir %o\n", what, p, s->st_mode & 07777);
+		printf("%s %s = dir %o, %d links\n", what, p, s->st_mode & 07777, (int)s->st_nlink);
 	else
 		printf("%s %s = %o %ld\n", what, p, s->st_mode, (long)s->st_size);
+}
+
+/* By descriptor, by statx, from inside: the same count of links. */
+static void links(const char *p, int fd)
+{
+	struct stat by_fd, inside;
+	struct statx x, y;
+
+	if (fstat(fd, &by_fd) || fstatat(fd, ".", &inside, 0) || statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &x) ||
+	    statx(fd, ".", 0, STATX_BASIC_STATS, &y))
+		result("links", p, "", -1);
+	else
+		printf("  links %d %d %d %d\n", (int)by_fd.st_nlink, (int)inside.st_nlink, (int)x.stx_nlink, (int)y.stx_nlink);
 }
 
 static void step(int dirfd)
@@ -119,6 +132,8 @@ static void step(int dirfd)
 		result("open", p, "", fd);
 		if (fd >= 0) {
 			n = read(fd, buf, sizeof buf - 1);
+			if (n < 0 && errno == EISDIR)
+				links(p, fd);
 			if (n >= 0)
 				buf[n] = 0, printf("  read %s\n", buf);
 			else
@@ -171,7 +186,7 @@ static void dump(const char *p, int depth)
 			printf("%s: %s\n", sub, strerror(errno));
 			continue;
 		}
-		printf("%s %o %ld\n", sub, s.st_mode, S_ISDIR(s.st_mode) ? 0L : (long)s.st_size);
+		printf("%s %o %ld\n", sub, s.st_mode, S_ISDIR(s.st_mode) ? (long)s.st_nlink : (long)s.st_size);
 		if (S_ISDIR(s.st_mode))
 			dump(sub, depth + 1);
 	}
