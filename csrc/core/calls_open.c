@@ -22,7 +22,7 @@ static bool grant(struct call *c, struct place *p, unsigned old[2])
 	struct stat st;
 	bool done = false, root = !p->raw && p->len <= k->plan->mounts[p->mount].guest_len;
 
-	if (!privileged(k) || p->raw || p->layer == LAYER_LOWER || readonly(c, p))
+	if (!privileged(k) || p->raw || nameless(p) || p->layer == LAYER_LOWER || readonly(c, p))
 		return false;
 	if (p->direct) {
 		p->direct = false;
@@ -73,11 +73,15 @@ static void take_back(struct place *p, const unsigned old[2])
 static long host_open(struct call *c, struct place *p, long flags, unsigned mode)
 {
 	unsigned old[2] = { 0, 0 };
+	const char *name;
+	int dfd = near(c->core, p, &name);
 	long r;
 
 	if (p->magic)
 		flags &= ~(long)O_NOFOLLOW;
-	r = sys_openat(p->dfd, p->host, (int)flags, mode);
+	r = sys_openat(dfd, name, (int)flags, mode);
+	if (NEAR_LOST(c->core, r))
+		r = sys_openat(p->dfd, p->host, (int)flags, mode);
 	if (r == -EACCES && grant(c, p, old)) {
 		r = sys_openat(p->dfd, p->host, (int)flags, mode);
 		take_back(p, old);
@@ -101,12 +105,15 @@ static long reopen_lower(struct call *c, struct place *p, long flags, unsigned m
 /* Reading only: the upper is tried, then the lower; a link shows in the error. */
 static long open_read(struct call *c, int dfd, const void *path, long flags, struct place *p)
 {
-	long r = resolve(c, dfd, path, 0, p);
-	bool again = false;
+	long r = resolve(c, dfd, path, NAMELESS, p);
+	bool again = false, dir = flags & O_DIRECTORY && !(flags & O_PATH);
 
 	if (r)
 		return r;
 	for (;;) {
+		struct note now;
+		uint32_t begun;
+		bool remember;
 		long shown;
 
 		if (p->slash) {
@@ -125,7 +132,14 @@ static long open_read(struct call *c, int dfd, const void *path, long flags, str
 		}
 		if (!p->raw && c->core->plan->mounts[p->mount].flags & MOUNT_PROC && open_shown(c, p, (int)flags, &shown))
 			return shown;
+		remember = dir && remember_begin(c, p, &now, &begun);
 		r = host_open(c, p, flags | O_NOFOLLOW, 0);
+		if (r == -EACCES && nameless(p)) { /* what is done about that needs the name */
+			r = resolve(c, dfd, path, 0, p);
+			if (r)
+				return r;
+			continue;
+		}
 		if (p->kind == IN_MERGED && !p->raw && !p->self) {
 			struct stat st;
 
@@ -140,8 +154,8 @@ static long open_read(struct call *c, int dfd, const void *path, long flags, str
 				return -ENOENT;
 			}
 		}
-		if (r >= 0 && flags & O_DIRECTORY && !(flags & O_PATH))
-			remember_dir(c, p, (int)r);
+		if (r >= 0 && remember)
+			remember_dir(c, p, (int)r, &now, begun);
 		if (flags & O_NOFOLLOW || again)
 			return r;
 		if (r >= 0) {

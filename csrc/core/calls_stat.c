@@ -12,7 +12,7 @@
 /* The lstat or stat of a guest path, in p->st as the host has it. */
 static long stat_path(struct call *c, int dfd, const void *path, bool nofollow, struct place *p)
 {
-	long r = resolve(c, dfd, path, 0, p);
+	long r = resolve(c, dfd, path, NAMELESS, p);
 
 	if (r)
 		return r;
@@ -90,7 +90,7 @@ long call_lstat(struct call *c)
 static long stat_fd(struct call *c, int fd, unsigned long to)
 {
 	struct stat *st = &c->w->a.st;
-	long r = fd == AT_FDCWD ? sys_fstatat(fd, "", st, AT_EMPTY_PATH) : sys_fstat(fd, st);
+	long r = is_root_fd(c->core, fd) ? -EBADF : fd == AT_FDCWD ? sys_fstatat(fd, "", st, AT_EMPTY_PATH) : sys_fstat(fd, st);
 
 	if (r)
 		return r;
@@ -137,12 +137,17 @@ long call_newfstatat(struct call *c)
 static long statx_path(struct call *c, long flags, struct place *p, struct statx *x)
 {
 	bool nofollow = flags & AT_SYMLINK_NOFOLLOW;
-	long r = resolve(c, (int)c->a[0], (void *)c->a[1], 0, p);
+	long r = resolve(c, (int)c->a[0], (void *)c->a[1], NAMELESS, p);
 
 	if (r)
 		return r;
 	if (!p->slash && !p->magic && !p->mounted && !p->self && (p->raw || p->kind != IN_MERGED)) {
-		r = SC5(__NR_statx, p->dfd, p->host, flags | AT_SYMLINK_NOFOLLOW, c->a[3], x);
+		const char *name;
+		int dfd = near(c->core, p, &name);
+
+		r = SC5(__NR_statx, dfd, name, flags | AT_SYMLINK_NOFOLLOW, c->a[3], x);
+		if (NEAR_LOST(c->core, r))
+			r = SC5(__NR_statx, p->dfd, p->host, flags | AT_SYMLINK_NOFOLLOW, c->a[3], x);
 		if (r || nofollow || (x->stx_mode & S_IFMT) != S_IFLNK)
 			return r;
 	}
@@ -192,7 +197,9 @@ long call_statx(struct call *c)
 			return r;
 		on_fd = r;
 	}
-	if (on_fd) {
+	if (on_fd && is_root_fd(c->core, (int)c->a[0])) {
+		r = -EBADF;
+	} else if (on_fd) {
 		r = SC5(__NR_statx, c->a[0], "", flags, c->a[3], &x);
 	} else {
 		r = statx_path(c, flags, p, &x);
@@ -283,7 +290,7 @@ static long do_readlink(struct call *c, int dfd, const void *path, void *to, lon
 	if (r) { /* of the descriptor itself, an O_PATH one of a link */
 		r = sys_readlinkat(dfd, "", text, GUEST_MAX);
 	} else {
-		r = resolve(c, dfd, path, 0, p);
+		r = resolve(c, dfd, path, NAMELESS, p);
 		if (r)
 			return r;
 		if (p->slash || p->self) {
@@ -293,7 +300,12 @@ static long do_readlink(struct call *c, int dfd, const void *path, void *to, lon
 		if (!p->raw && c->core->plan->mounts[p->mount].flags & MOUNT_PROC) {
 			r = proc_readlink(c, p, text);
 		} else {
-			r = sys_readlinkat(p->dfd, p->host, text, GUEST_MAX);
+			const char *name;
+			int from = near(c->core, p, &name);
+
+			r = sys_readlinkat(from, name, text, GUEST_MAX);
+			if (NEAR_LOST(c->core, r))
+				r = sys_readlinkat(p->dfd, p->host, text, GUEST_MAX);
 			if (p->kind == IN_MERGED && !p->raw && (r == -ENOENT || r == -EINVAL)) {
 				r = lookup(c, p);
 				if (!r)
@@ -444,9 +456,17 @@ long call_inotify_add_watch(struct call *c)
 long call_getdents64(struct call *c)
 {
 	struct place *p = &c->w->a;
-	long r = base_quick(c, (int)c->a[0], p);
+	long r;
 
-	if (r < 0 || p->raw || p->kind != IN_MERGED)
+	if (note_quiet(c->core, (int)c->a[0], &p->mount, &p->kind))
 		return call_raw(c);
+	r = base_quick(c, (int)c->a[0], p);
+	if (r < 0 || p->raw || p->kind != IN_MERGED) {
+		bool open_files = r >= 0 && !p->raw && c->core->roots && c->core->plan->mounts[p->mount].flags & MOUNT_PROC && p->len > 3 &&
+				  str_eq(p->guest + p->len - 3, "/fd");
+
+		r = call_raw(c);
+		return r > 0 && open_files ? roots_hide(c, (char *)c->a[1], r) : r;
+	}
 	return read_merged(c, (int)c->a[0], p, (void *)c->a[1], (unsigned)c->a[2]);
 }

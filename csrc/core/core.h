@@ -119,7 +119,7 @@ struct plan {
 	uint32_t lower_uid;          /* owner of the lower tree */
 	uint64_t loader_dev, loader_ino; /* identity: the engine's own file */
 	uint32_t lower_fd, record_fd; /* identity: descriptors at the start, 0 for none */
-	uint64_t upper_dev, lower_dev;
+	uint64_t upper_dev, lower_dev, root_ino[2]; /* of the root directory, and of the lower one */
 	uint32_t loader, state, work, changes, record, hostname, sockets, cwd, code, emulator; /* strings */
 	uint32_t machine; /* e_machine of what the emulator runs; 0: there is none */
 	uint32_t strings_used;
@@ -156,8 +156,9 @@ struct ids {
 
 #define NOTES 256
 struct note {
-	uint64_t dev, ino;
+	uint64_t dev, ino;   /* ino 0: not asked, for it is `quiet` */
 	uint32_t generation, state;
+	uint8_t quiet, mount, kind; /* quiet: of one layer and one mount down to its leaves */
 };
 struct notes {
 	bool (*allowed)(void); /* may this thread of control write here? A vfork child has other descriptors */
@@ -168,6 +169,7 @@ struct notes {
 struct core {
 	struct plan *plan;
 	struct notes *notes; /* NULL: the front end does not see what they need */
+	bool roots;          /* ROOT_FD is there, and for a union the next; see roots.c. Only used with notes */
 	struct changes *changes; /* mapped at first need; see changes_of */
 	struct ids ids;
 	uint16_t root_len;       /* of the emulated chroot, canonical */
@@ -216,6 +218,7 @@ struct program {
 };
 
 struct work { /* one call's memory: too large for a guest's signal stack */
+	volatile int busy; /* the front end's */
 	int n_fds, fds[4]; /* to be closed when the call ends */
 	struct ids ids;    /* of the program to come */
 	char key[CACHE_TEXT];
@@ -281,10 +284,23 @@ void changed(struct core *k);
 
 bool note_get(struct core *k, int fd, uint64_t *dev, uint64_t *ino);
 uint32_t note_begin(const struct core *k); /* before the descriptor is looked at */
-void note_set(struct core *k, int fd, const struct stat *st, uint32_t generation, uint32_t begun);
+void note_set(struct core *k, int fd, const struct note *now, uint32_t begun);
+/* Is it a directory in which names are the kernel's business alone? Its mount and kind, then. */
+bool note_quiet(struct core *k, int fd, uint8_t *mount, uint8_t *kind);
 void note_hold(struct core *k, int fd); /* no note until it is dropped: a handler of the guest may come before that */
 void note_drop(struct core *k, int fd); /* it is, or may be, another one now */
 void notes_drop(struct core *k);
+
+/* ---- roots.c ------------------------------------------------------------------------------------------ */
+
+#define ROOT_FD 62 /* and the next: below 64, up to where a table of descriptors need not grow */
+
+void roots_open(struct core *k);
+void roots_close(struct core *k);
+/* A call relative to one failed with EBADF or ENOTDIR: is that because it is not there any more? Then by p->host. */
+bool roots_lost(struct core *k);
+bool is_root_fd(const struct core *k, int fd); /* the guest has no such descriptor */
+long roots_hide(struct call *c, char *list, long n);
 
 /* ---- mount.c ------------------------------------------------------------------------------------------ */
 
@@ -292,6 +308,7 @@ static inline const char *plan_text(const struct core *k, uint32_t off) { return
 int mount_at(const struct core *k, const char *guest, size_t n);   /* index of the mount exactly there, or -1 */
 int mount_of(const struct core *k, const char *guest, size_t n);   /* index of the mount it is in */
 int mounts_inside(const struct core *k, const char *dir, size_t n); /* is some name in this directory a mount point? */
+bool mounts_below(const struct core *k, const char *dir, size_t n);  /* the same for anything below it */
 /* Writes the host path of a canonical path; its length. */
 size_t host_path(const struct core *k, int mount, enum layer layer, const char *guest, size_t n, char *host);
 /* The canonical path of a host path, and its mount and layer; -1 when it is not in the container. */
@@ -303,12 +320,32 @@ long show_path(struct core *k, char *text, size_t n);
 
 enum { FOLLOW = 1, /* the last name too */
        KEEP_SLASH = 2, /* a trailing slash does not make it followed: for names to be made or removed */
-       EMPTY_OK = 4 /* AT_EMPTY_PATH: an empty path is the descriptor itself */ };
+       EMPTY_OK = 4, /* AT_EMPTY_PATH: an empty path is the descriptor itself */
+       NAMELESS = 8 /* the place may be without its guest path, where that takes time to know */ };
 
 /* Where `path` (a guest pointer) leads from dfd. Without FOLLOW the last name may be a link. Errors are those that
  * the kernel gives for the directories on the way; the last name need not exist. */
 long resolve(struct call *c, int dfd, const void *path, unsigned flags, struct place *p);
 long resolve_text(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p);
+/* How a host path of mount 0 is told to the kernel: relative to the returned descriptor. */
+static inline int near_text(const struct core *k, enum layer layer, const char *host, const char **name)
+{
+	const struct mount *m = &k->plan->mounts[0];
+	size_t head = layer == LAYER_LOWER ? m->lower_len : m->host_len;
+
+	*name = host[head] ? host + head + 1 : ".";
+	return ROOT_FD + (layer == LAYER_LOWER);
+}
+/* The same for a place. The caller asks roots_lost after EBADF and ENOTDIR. */
+static inline int near(const struct core *k, const struct place *p, const char **name)
+{
+	if (k->roots && k->notes && p->dfd == AT_FDCWD && !p->mount && !p->raw && !p->magic && p->host[0] == '/')
+		return near_text(k, (enum layer)p->layer, p->host, name);
+	*name = p->host;
+	return p->dfd;
+}
+#define NEAR_LOST(k, r) (((r) == -EBADF || (r) == -ENOTDIR) && roots_lost(k))
+long near_stat(struct core *k, struct place *p); /* lstat of p->host, in p->st */
 static inline enum layer first_layer(const struct place *p)
 {
 	return p->kind == IN_PLAIN ? LAYER_PLAIN : p->kind == IN_LOWER ? LAYER_LOWER : LAYER_UPPER;
@@ -321,8 +358,10 @@ long base_dir(struct call *c, int dfd, struct place *p);
 /* The same where only the kernel will use the descriptor, unless it is the working directory: the latter's place, and
  * those of directories with one layer, are remembered. */
 long base_quick(struct call *c, int dfd, struct place *p);
-/* A directory was just opened: remembers where, so that its descriptor needs no asking. */
-void remember_dir(struct call *c, const struct place *p, int fd);
+static inline bool nameless(const struct place *p) { return p->direct && !p->len && !p->self && !p->raw; }
+/* Around the opening of a directory: its descriptor needs no asking then. */
+bool remember_begin(struct call *c, const struct place *p, struct note *now, uint32_t *begun);
+void remember_dir(struct call *c, const struct place *p, int fd, struct note *now, uint32_t begun);
 /* Points p->dfd and p->host at a layer's file. */
 void place_host(struct call *c, struct place *p, enum layer layer);
 /* lstat of the place: 0 with p->st, p->layer, p->host; -ENOENT with the host of a new file. */

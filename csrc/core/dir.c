@@ -131,6 +131,8 @@ long base_dir(struct call *c, int dfd, struct place *p)
 	int mount, inside;
 	long r;
 
+	if (is_root_fd(k, dfd))
+		return -EBADF;
 	p->dfd = dfd;
 	p->raw = p->self = p->slash = p->dot = p->dotdot = p->mounted = p->found = p->magic = false;
 	p->dead = LIVES;
@@ -201,8 +203,13 @@ long base_quick(struct call *c, int dfd, struct place *p)
 	}
 	begun = note_begin(k);
 	r = base_dir(c, dfd, p);
-	if (r >= 0 && !p->raw)
-		note_set(k, dfd, &p->st, generation, begun);
+	if (r >= 0 && !p->raw) {
+		const struct mount *m = &k->plan->mounts[p->mount];
+		struct note now = { p->st.st_dev, p->st.st_ino, generation, 0, false, p->mount, p->kind };
+
+		now.quiet = !r && p->kind != IN_MERGED && m->flags & MOUNT_CACHE && !(m->flags & MOUNT_PROC) && !mounts_below(k, p->guest, p->len);
+		note_set(k, dfd, &now, begun);
+	}
 	return r;
 }
 
@@ -232,34 +239,53 @@ long place_at(struct call *c, const char *text, size_t n, struct place *p)
 	return lookup(c, p);
 }
 
-void remember_dir(struct call *c, const struct place *p, int fd)
+bool remember_begin(struct call *c, const struct place *p, struct note *now, uint32_t *begun)
 {
 	struct core *k = c->core;
-	uint32_t generation = k->plan->generation;
+	const struct mount *m = &k->plan->mounts[p->mount];
+
+	if (!k->notes || p->raw || p->self || p->mounted || p->slash || p->magic || !(m->flags & MOUNT_CACHE) || p->len > CACHE_TEXT)
+		return false;
+	*now = (struct note){ .generation = k->plan->generation, .mount = p->mount, .kind = p->kind };
+	if (nameless(p)) { /* below what is quiet */
+		bloom_add(k, p->host, strlen(p->host));
+		now->quiet = true;
+	} else {
+		/* The names above were added when what it is relative to was remembered. */
+		const char *name = p->direct ? str_rchr(p->guest, '/') + 1 : NULL;
+
+		if (name)
+			bloom_add(k, name, strlen(name));
+		else
+			add_names(k, p->guest, p->len);
+		now->quiet = p->kind != IN_MERGED && !(m->flags & MOUNT_PROC) && !mounts_below(k, p->guest, p->len);
+	}
+	*begun = note_begin(k) + 1; /* the opening itself drops a note */
+	return true;
+}
+
+void remember_dir(struct call *c, const struct place *p, int fd, struct note *now, uint32_t begun)
+{
+	struct core *k = c->core;
 	struct place *t = &c->w->c;
 	struct stat *st = &t->st;
-	uint32_t begun;
 
-	note_drop(k, fd);
-	begun = note_begin(k);
-	if (p->raw || p->self || p->mounted || p->slash || p->magic || !(k->plan->mounts[p->mount].flags & MOUNT_CACHE) ||
-	    p->len > CACHE_TEXT || sys_fstat(fd, st) || (st->st_mode & S_IFMT) != S_IFDIR)
-		return;
-	memcpy(t->guest, p->guest, p->len + 1U);
-	t->len = p->len;
-	t->mount = p->mount;
-	t->kind = p->kind;
-	t->layer = p->layer;
-	t->kind = (uint8_t)kind_below(c, t);
-	if (p->direct) { /* the names above were added when what it is relative to was remembered */
-		const char *name = str_rchr(p->guest, '/') + 1;
-
-		bloom_add(k, name, strlen(name));
-	} else {
-		add_names(k, p->guest, p->len);
+	if (!now->quiet) {
+		if (sys_fstat(fd, st) || (st->st_mode & S_IFMT) != S_IFDIR)
+			return;
+		memcpy(t->guest, p->guest, p->len + 1U);
+		t->len = p->len;
+		t->mount = p->mount;
+		t->kind = p->kind;
+		t->layer = p->layer;
+		t->kind = (uint8_t)kind_below(c, t);
+		now->dev = st->st_dev;
+		now->ino = st->st_ino;
+		now->kind = t->kind;
+		now->quiet = t->kind != IN_MERGED && !mounts_below(k, t->guest, t->len);
+		if (k->plan->generation != now->generation)
+			return;
+		cache_keep_inode(k, now->generation, st->st_dev, st->st_ino, t, mounts_inside(k, t->guest, t->len));
 	}
-	if (k->plan->generation != generation)
-		return;
-	cache_keep_inode(k, generation, st->st_dev, st->st_ino, t, mounts_inside(k, t->guest, t->len));
-	note_set(k, fd, st, generation, begun);
+	note_set(k, fd, now, begun);
 }

@@ -41,6 +41,16 @@ int mounts_inside(const struct core *k, const char *dir, size_t n)
 	return 0;
 }
 
+bool mounts_below(const struct core *k, const char *dir, size_t n)
+{
+	const struct mount *m = k->plan->mounts;
+
+	for (uint32_t i = 1; i < k->plan->n_mounts; i++)
+		if (m[i].guest_len > n && covers(dir, n, plan_text(k, m[i].guest), m[i].guest_len))
+			return true;
+	return false;
+}
+
 size_t host_path(const struct core *k, int mount, enum layer layer, const char *guest, size_t n, char *host)
 {
 	const struct mount *m = &k->plan->mounts[mount];

@@ -17,7 +17,8 @@ static struct note *note_at(const struct core *k, int fd)
 	return &k->notes->of[fd == AT_FDCWD ? 0 : fd + 1];
 }
 
-bool note_get(struct core *k, int fd, uint64_t *dev, uint64_t *ino)
+/* Reads a note that is being changed by others, perhaps. */
+static bool note_read(struct core *k, int fd, struct note *to)
 {
 	struct note *n = note_at(k, fd);
 	uint32_t state;
@@ -25,11 +26,32 @@ bool note_get(struct core *k, int fd, uint64_t *dev, uint64_t *ino)
 	if (!n)
 		return false;
 	state = __atomic_load_n(&n->state, __ATOMIC_ACQUIRE);
-	*dev = n->dev;
-	*ino = n->ino;
+	*to = *n;
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-	return state > BUSY && state == k->notes->epoch && n->generation == k->plan->generation &&
+	return state > BUSY && state == k->notes->epoch && to->generation == k->plan->generation &&
 	       __atomic_load_n(&n->state, __ATOMIC_RELAXED) == state;
+}
+
+bool note_get(struct core *k, int fd, uint64_t *dev, uint64_t *ino)
+{
+	struct note n;
+
+	if (!note_read(k, fd, &n))
+		return false;
+	*dev = n.dev;
+	*ino = n.ino;
+	return n.ino != 0;
+}
+
+bool note_quiet(struct core *k, int fd, uint8_t *mount, uint8_t *kind)
+{
+	struct note n;
+
+	if (!note_read(k, fd, &n))
+		return false;
+	*mount = n.mount;
+	*kind = n.kind;
+	return n.quiet;
 }
 
 uint32_t note_begin(const struct core *k)
@@ -37,7 +59,7 @@ uint32_t note_begin(const struct core *k)
 	return k->notes ? __atomic_load_n(&k->notes->drops, __ATOMIC_SEQ_CST) : 0;
 }
 
-void note_set(struct core *k, int fd, const struct stat *st, uint32_t generation, uint32_t begun)
+void note_set(struct core *k, int fd, const struct note *now, uint32_t begun)
 {
 	struct note *n = note_at(k, fd);
 	uint32_t epoch;
@@ -47,9 +69,12 @@ void note_set(struct core *k, int fd, const struct stat *st, uint32_t generation
 	epoch = k->notes->epoch;
 	if (__atomic_exchange_n(&n->state, BUSY, __ATOMIC_SEQ_CST) == BUSY)
 		return;
-	n->dev = st->st_dev;
-	n->ino = st->st_ino;
-	n->generation = generation;
+	n->dev = now->dev;
+	n->ino = now->ino;
+	n->generation = now->generation;
+	n->quiet = now->quiet;
+	n->mount = now->mount;
+	n->kind = now->kind;
 	__atomic_store_n(&n->state, epoch, __ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&k->notes->drops, __ATOMIC_SEQ_CST) != begun)
 		__atomic_store_n(&n->state, 0, __ATOMIC_SEQ_CST);
@@ -69,14 +94,17 @@ void note_drop(struct core *k, int fd)
 
 	if (!n)
 		return;
+	if (is_root_fd(k, fd)) /* it is another file now */
+		k->roots = false;
 	__atomic_fetch_add(&k->notes->drops, 1, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&n->state, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&n->state, 0, __ATOMIC_RELEASE);
 }
 
 void notes_drop(struct core *k)
 {
 	if (!k->notes)
 		return;
+	roots_lost(k);
 	__atomic_fetch_add(&k->notes->epoch, 1, __ATOMIC_SEQ_CST);
 	__atomic_fetch_add(&k->notes->drops, 1, __ATOMIC_SEQ_CST);
 }

@@ -81,13 +81,22 @@ void place_host(struct call *c, struct place *p, enum layer layer)
 	shorten(c, p, host_path(c->core, p->mount, layer, p->guest, p->len, p->host));
 }
 
+long near_stat(struct core *k, struct place *p)
+{
+	const char *name;
+	int dfd = near(k, p, &name);
+	long r = sys_fstatat(dfd, name, &p->st, AT_SYMLINK_NOFOLLOW);
+
+	return NEAR_LOST(k, r) ? sys_fstatat(p->dfd, p->host, &p->st, AT_SYMLINK_NOFOLLOW) : r;
+}
+
 long lookup(struct call *c, struct place *p)
 {
 	long r;
 
 	p->found = false;
 	place_host(c, p, p->mounted ? LAYER_PLAIN : first_layer(p));
-	r = sys_fstatat(p->dfd, p->host, &p->st, AT_SYMLINK_NOFOLLOW);
+	r = near_stat(c->core, p);
 	if (p->kind == IN_MERGED && !p->raw && !p->self && !p->mounted) {
 		if (!r && is_whiteout(&p->st))
 			return -ENOENT;
@@ -171,7 +180,7 @@ static int below(struct call *c, int dfd, const char *path, size_t n, struct pla
 }
 
 /* 1: p is the place. 0: must be walked. */
-static long quick(struct call *c, int dfd, const char *path, size_t n, struct place *p)
+static long quick(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
 {
 	struct core *k = c->core;
 	const char *name = path + n;
@@ -184,6 +193,15 @@ static long quick(struct call *c, int dfd, const char *path, size_t n, struct pl
 	if (!len || len > 255 || (name[0] == '.' && (len == 1 || (len == 2 && name[1] == '.'))))
 		return 0;
 	if (name == path) {
+		if (flags & NAMELESS && !judged(k) && !(k->plan->options & OPT_RECORD_BY_PATH) && note_quiet(k, dfd, &p->mount, &p->kind)) {
+			fresh(p);
+			p->dfd = dfd;
+			p->direct = true;
+			p->len = 0;
+			p->layer = (uint8_t)first_layer(p);
+			memcpy(p->host, path, n + 1);
+			return 1;
+		}
 		inside = (int)(judged(k) ? base_dir(c, dfd, p) : base_quick(c, dfd, p));
 		if (inside < 0)
 			return inside;
@@ -290,6 +308,8 @@ static long splice(struct call *c, struct walk *w, struct place *p, const char *
 static long follow(struct call *c, struct walk *w, struct place *p, bool last)
 {
 	char *link = c->w->link;
+	const char *name;
+	int from;
 	long r;
 
 	if (c->how & RESOLVE_NO_SYMLINKS)
@@ -303,7 +323,10 @@ static long follow(struct call *c, struct walk *w, struct place *p, bool last)
 			return r ? r : 1;
 		return splice(c, w, p, link, (size_t)r);
 	}
-	r = sys_readlinkat(p->dfd, p->host, link, GUEST_MAX - 1);
+	from = near(c->core, p, &name);
+	r = sys_readlinkat(from, name, link, GUEST_MAX - 1);
+	if (NEAR_LOST(c->core, r))
+		r = sys_readlinkat(p->dfd, p->host, link, GUEST_MAX - 1);
 	if (r < 0)
 		return r;
 	link[r] = 0;
@@ -628,7 +651,7 @@ long resolve_text(struct call *c, int dfd, const char *path, size_t n, unsigned 
 
 	if (n == 0)
 		return -ENOENT;
-	r = c->how ? 0 : quick(c, dfd, path, n, p);
+	r = c->how ? 0 : quick(c, dfd, path, n, flags, p);
 	if (r < 0)
 		return r;
 	if (r && (!(flags & FOLLOW) || p->mounted))

@@ -163,11 +163,13 @@ long plan_inspect(struct plan *plan, const char **what)
 	if (r)
 		return r;
 	plan->upper_dev = plan->lower_dev = st.st_dev;
+	plan->root_ino[0] = st.st_ino;
 	plan->lower_uid = st.st_uid;
 	if (m->flags & MOUNT_UNION) {
 		*what = plan->strings + m->lower;
 		r = sys_fstatat(AT_FDCWD, *what, &st, 0);
 		plan->lower_dev = st.st_dev;
+		plan->root_ino[1] = st.st_ino;
 		plan->lower_uid = st.st_uid;
 	}
 	return r;

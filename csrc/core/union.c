@@ -46,8 +46,18 @@ static bool whiteout_file(struct call *c, const struct place *p)
 
 bool lower_has(struct call *c, const struct place *p, struct stat *st)
 {
-	host_path(c->core, p->mount, LAYER_LOWER, p->guest, p->len, c->w->other);
-	if (sys_fstatat(AT_FDCWD, c->w->other, st, AT_SYMLINK_NOFOLLOW))
+	struct core *k = c->core;
+	const char *name = c->w->other;
+	int dfd = AT_FDCWD;
+	long r;
+
+	host_path(k, p->mount, LAYER_LOWER, p->guest, p->len, c->w->other);
+	if (k->roots && k->notes && !p->mount)
+		dfd = near_text(k, LAYER_LOWER, c->w->other, &name);
+	r = sys_fstatat(dfd, name, st, AT_SYMLINK_NOFOLLOW);
+	if (NEAR_LOST(k, r))
+		r = sys_fstatat(AT_FDCWD, c->w->other, st, AT_SYMLINK_NOFOLLOW);
+	if (r)
 		return false;
 	if (whiteout_files(c) && whiteout_file(c, p)) {
 		struct stat wh;

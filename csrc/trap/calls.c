@@ -43,7 +43,7 @@ static long call_prctl(struct call *c)
 
 static long call_dup(struct call *c)
 {
-	long r = call_raw(c);
+	long r = is_root_fd(c->core, (int)c->a[0]) ? -EBADF : call_raw(c);
 
 	if (r >= 0)
 		note_drop(c->core, (int)r);
@@ -54,17 +54,29 @@ static long call_dup2(struct call *c)
 {
 	long r;
 
+	if (is_root_fd(c->core, (int)c->a[0]))
+		return -EBADF;
 	note_hold(c->core, (int)c->a[1]);
 	r = call_raw(c);
 	note_drop(c->core, (int)c->a[1]);
 	return r;
 }
 
+/* The roots' descriptors stay. */
 static long call_close_range(struct call *c)
 {
+	unsigned first = (unsigned)c->a[0], last = (unsigned)c->a[1];
+	long r = 0;
+
 	if (c->a[2] & 2 /* CLOSE_RANGE_UNSHARE */)
 		c->core->notes = NULL;
-	return call_raw(c);
+	if (!c->core->roots || c->a[2] & 2 || first > last || last < ROOT_FD || first > ROOT_FD + 1)
+		return call_raw(c);
+	if (first < ROOT_FD)
+		r = SC3(c->nr, first, ROOT_FD - 1, c->a[2]);
+	if (!r && last > ROOT_FD + 1)
+		r = SC3(c->nr, ROOT_FD + 2, last, c->a[2]);
+	return r;
 }
 
 /* A clone that shares memory without descriptors, or these without memory: notes cannot be kept. The call is made
@@ -87,7 +99,9 @@ static long call_clone(struct call *c)
 
 static long call_fcntl(struct call *c)
 {
-	return call_dup(c);
+	if (c->a[1] == F_DUPFD || c->a[1] == F_DUPFD_CLOEXEC)
+		return call_dup(c);
+	return is_root_fd(c->core, (int)c->a[0]) ? -EBADF : call_raw(c);
 }
 
 /* Code from a file system mounted noexec: a private copy of it. Only trapped where a tree is on one. */
@@ -148,7 +162,7 @@ static const struct entry front[] = {
 	[__NR_prctl] = { call_prctl, SPECIAL, 0, 0 }, [__NR_clone] = { call_clone, SPECIAL, 0, 0 },
 	SIG(fchdir), SIG(dup), [__NR_dup3] = { call_dup2, TRAP, 0, OPT_SIGNALS },
 	[__NR_fcntl] = { call_fcntl, SPECIAL, 0, OPT_SIGNALS }, [438] = { call_dup, TRAP, 0, OPT_SIGNALS }, /* pidfd_getfd */
-	ARG(close_range, 2),
+	SIG(close_range),
 #ifdef __NR_dup2
 	SIG(dup2),
 #endif
@@ -218,9 +232,15 @@ long trap_call(struct call *c)
 
 long answer(long nr, const unsigned long a[6], struct frame *f)
 {
-	struct call c = { .core = &self.core, .nr = nr, .frame = f };
+	struct call c;
 	long r;
 
+	c.core = &self.core;
+	c.nr = nr;
+	c.frame = f;
+	c.hops = 0;
+	c.how = 0;
+	c.scope_len = 0;
 	for (int i = 0; i < 6; i++)
 		c.a[i] = a[i];
 	c.w = slot_take();
@@ -286,5 +306,7 @@ long on_patched(long nr, unsigned long a, unsigned long b, unsigned long c, unsi
 			return outside(nr, args);
 		}
 	}
+	if (nr == __NR_fcntl && b != F_DUPFD && b != F_DUPFD_CLOEXEC && !is_root_fd(&self.core, (int)a))
+		return SC3(nr, a, b, c); /* comes this way with the others because all are made at one place */
 	return answer(nr, args, NULL);
 }

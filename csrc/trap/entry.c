@@ -104,6 +104,19 @@ static inline int store_word(void *p, uint64_t v)
 			 : "+r"(bad) : "r"(v), "r"(p) : "memory");
 	return bad;
 }
+
+/* Four of them, from memory that is our own. */
+static inline int store_words(void *p, const void *from)
+{
+	const uint64_t *v = from;
+	int bad = 0;
+
+	__asm__ volatile("1: mov %1, (%5)\n2: mov %2, 8(%5)\n3: mov %3, 16(%5)\n4: mov %4, 24(%5)\n5:\n"
+			 " .pushsection .text.fix, \"ax\"\n6: mov $1, %0\n jmp 5b\n .popsection\n" FIX("1b", "6b") FIX("2b", "6b")
+			 FIX("3b", "6b") FIX("4b", "6b")
+			 : "+r"(bad) : "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]), "r"(p) : "memory");
+	return bad;
+}
 #endif
 
 static inline int store_byte(void *p, char v)
@@ -188,6 +201,9 @@ long guest_write(void *to, const void *from, size_t n)
 		return -EFAULT;
 #if defined(__x86_64__)
 	(void)store_byte;
+	for (; n >= 32; n -= 32, to = (char *)to + 32, from = (const char *)from + 32)
+		if (store_words(to, from))
+			return -EFAULT;
 	for (; n >= 8; n -= 8, to = (char *)to + 8, from = (const char *)from + 8) {
 		uint64_t w;
 		memcpy(&w, from, 8);

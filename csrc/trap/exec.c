@@ -20,7 +20,7 @@ static void ids_text(const struct ids *i, char *to, size_t size)
 
 static int ignored_signals(void)
 {
-	int r = (self.sigsys.handler == SIG_IGN) | (self.core.notes ? 0 : 8);
+	int r = (self.sigsys.handler == SIG_IGN) | (self.core.notes ? 0 : 8) | (self.core.roots ? 16 : 0);
 
 	for (int i = 0; i < 2; i++)
 		if (self.fault[i].handler == SIG_IGN)

@@ -112,8 +112,11 @@ static void special(long nr)
 		trap_or_allow();
 	} else if (nr == __NR_fcntl) {
 		LOAD(ARG_LOW(1));
-		JEQ(0, 2, 0);    /* F_DUPFD */
-		JEQ(1030, 1, 0); /* F_DUPFD_CLOEXEC */
+		JEQ(0, 5, 0);    /* F_DUPFD */
+		JEQ(1030, 4, 0); /* F_DUPFD_CLOEXEC */
+		LOAD(ARG_LOW(0));
+		JEQ(ROOT_FD, 2, 0);
+		JEQ(ROOT_FD + 1, 1, 0);
 		RET(SECCOMP_RET_ALLOW);
 		trap_or_allow();
 	} else if (nr == __NR_socket) {

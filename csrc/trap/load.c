@@ -355,6 +355,7 @@ NORETURN void load(unsigned long *stack)
 		envp++;
 	auxv = (unsigned long *)(envp + 1);
 	envp = argv + argc + 1;
+	self.stack = (unsigned long)stack;
 	touch_memory();
 	r = plan_map(k, prefix[1], false);
 	if (r && *prefix[1] && !str_starts(prefix[1], "/proc/"))
@@ -380,9 +381,12 @@ NORETURN void load(unsigned long *stack)
 	if (self.every)
 		self.patch = false; /* our own calls would stop there */
 	own_memory_init();
-	if (!self.traced && !(self.ignored & 8)) /* a tracer is not asked for each dup */
-		if (!(self.core.plan->options & OPT_IDENTITY))
-			notes_start();
+	if (!self.traced && !(self.ignored & 8) && !(k->plan->options & OPT_IDENTITY)) { /* a tracer is not asked for each dup */
+		notes_start();
+		k->roots = self.ignored & 16;
+		if (!k->roots)
+			roots_open(k);
+	}
 	signals_start();
 	filter_start();
 	if (nested)

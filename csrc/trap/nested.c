@@ -167,5 +167,7 @@ void nested_leave(struct core *k)
 	k->changes = NULL;
 	k->root_len = 0;
 	k->root[0] = k->exe[0] = 0;
+	roots_close(k);
+	notes_drop(k);
 	owner_forget_record();
 }

@@ -204,6 +204,7 @@ NORETURN static void run(char **argv, char **envp, bool joins)
 		fail("this node refuses", what, r);
 	if (!argv[0])
 		fail("no command", "", 0);
+	roots_open(k);
 	c.w = slot_take();
 	c.a[0] = (unsigned long)(*cwd ? cwd : "/");
 	c.nr = __NR_chdir;

@@ -76,7 +76,7 @@ struct process {
 	struct ksigaction fault[2];    /* the guest's SIGSEGV and SIGBUS actions, wrapped in ours */
 	uint64_t mask_had_sigsys;      /* by signal: the guest's sa_mask holds SIGSYS, the kernel's does not */
 	uint32_t filter;               /* 1 + offset of the newest guest seccomp program in the plan, or 0 */
-	int ignored;                   /* bits: SIGSYS 1, SIGSEGV 2, SIGBUS 4 were ignored by whoever exec'ed us; 8: no notes */
+	int ignored;                   /* bits: SIGSYS 1, SIGSEGV 2, SIGBUS 4 were ignored by whoever exec'ed us; 8: no notes, 16: roots */
 	struct { int pid; struct ids ids; } vfork; /* ids of a child that shares our memory */
 	bool fast_return, patch;
 	bool eager;  /* the preload engine: no filter, changed code */
@@ -85,7 +85,7 @@ struct process {
 	bool traced; /* the ptrace engine: calls are sent here by a tracer */
 	bool every;  /* which sees every call, not only those that are for us */
 	volatile int n_blockers; /* threads that block that signal, as the guest sees it */
-	volatile uint64_t taken; /* slots.c: a bit for each of slots[] */
+	unsigned long stack;     /* where the first thread's begins */
 	struct { int pid, tid; } holders[SLOTS];
 	volatile long stop_before_entry; /* set by a tracer, see trace.c */
 	volatile uint64_t sites[SITES];  /* patch.c */
