@@ -23,7 +23,7 @@ uint8_t call_verdicts[VERDICTS];
 struct notes **eager_notes;
 
 #if defined(__x86_64__)
-_Static_assert(ANSWER == 1 && JUDGE_CLONE == 2 && JUDGE_FCNTL == 3 && JUDGE_EXEC == 4 && JUDGE_ARG == 5, "as below");
+_Static_assert(ROOT_FD == 62 && ANSWER == 1 && JUDGE_CLONE == 2 && JUDGE_FCNTL == 3 && JUDGE_EXEC == 4 && JUDGE_ARG == 5, "as below");
 
 /* Conditions are tested here, with nothing but r11 and the flags, because what passes is made where the guest makes it:
  * that is what a second return of clone, a cancelled thread, a restarted call must see. */
@@ -38,7 +38,8 @@ __asm__(".text\n"
 	"2:	add $2, %rcx\n	jmp fast_common\n"
 	"3:	mov $-1, %rax\n	add $2, %rcx\n	jmp *%rcx\n" /* EPERM */
 	"4:	cmp $2, %r11d\n	je 6f\n"
-	"	test %esi, %esi\n	jz 2b\n	cmp $1030, %esi\n	je 2b\n	jmp *%rcx\n" /* F_DUPFD, F_DUPFD_CLOEXEC */
+	"	test %esi, %esi\n	jz 2b\n	cmp $1030, %esi\n	je 2b\n" /* F_DUPFD, F_DUPFD_CLOEXEC */
+	"	mov %edi, %r11d\n	and $-2, %r11d\n	cmp $62, %r11d\n	je 2b\n	jmp *%rcx\n"
 	"5:	cmp $6, %r11d\n	jne 1f\n	test %rsi, %rsi\n	jnz 2b\n	jmp *%rcx\n"
 	"1:	cmp $8, %r11d\n	jne 1f\n	test %r10, %r10\n	jnz 2b\n	jmp *%rcx\n"
 	"1:	cmp $9, %r11d\n	jne 1f\n	test %r8, %r8\n	jnz 2b\n	jmp *%rcx\n"
@@ -161,7 +162,7 @@ static bool passes(struct frame *f)
 	switch (verdict) {
 	case PASS: return true;
 	case ANSWER: return false;
-	case JUDGE_FCNTL: return (int)f->regs[REG_RSI] != 0 && (int)f->regs[REG_RSI] != 1030;
+	case JUDGE_FCNTL: return (int)f->regs[REG_RSI] != 0 && (int)f->regs[REG_RSI] != 1030 && ((int)f->regs[REG_RDI] & ~1) != ROOT_FD;
 	case JUDGE_EXEC: return !(f->regs[REG_RDX] & PROT_EXEC);
 	case JUDGE_CLONE:
 		if (f->regs[REG_RDI] & NEW_NAMESPACES)

@@ -112,3 +112,92 @@ CASE(a_directory_that_gets_a_second_layer)
 	CHECK(has(dir, "noted") == 0 && has(dir, "passwd") == 0);
 	CHECK(unlink("/etc/noted") == 0 && has(dir, "noted") == ENOENT);
 }
+
+/* A descriptor that the engine has for itself is not the guest's business. */
+CASE(no_descriptor_but_the_guests)
+{
+	DIR *d = opendir("/proc/self/fd");
+	char listed[256] = { 0 };
+	struct dirent *e;
+	struct stat st;
+
+	CHECK(d != NULL);
+	while ((e = readdir(d)))
+		if (e->d_name[0] != '.')
+			listed[atoi(e->d_name) & 255] = 1;
+	closedir(d);
+	for (int fd = 3; fd < 256; fd++) {
+		int there = fcntl(fd, F_GETFD) >= 0;
+
+		CHECK(there <= listed[fd] && there == (fstat(fd, &st) == 0));
+		CHECK(there || (fstatat(fd, "etc", &st, 0) == -1 && errno == EBADF));
+		CHECK(there || (dup(fd) == -1 && openat(fd, ".", O_RDONLY | O_DIRECTORY) == -1));
+	}
+}
+
+static void close_all(void)
+{
+	for (int fd = 3; fd < 256; fd++)
+		close(fd);
+}
+
+CASE(every_number_is_closed)
+{
+	struct stat st;
+
+	CHECK(stat("/etc/passwd", &st) == 0);
+	close_all();
+	CHECK(stat("/etc/passwd", &st) == 0 && directory("/etc") == 3 && has(3, "passwd") == 0);
+	CHECK(access("/lower/dir", F_OK) == 0);
+}
+
+CASE(every_number_is_a_pipe)
+{
+	struct stat st;
+	int p[2];
+
+	CHECK(stat("/etc/passwd", &st) == 0);
+	close_all();
+	for (int i = 0; i < 100; i++)
+		CHECK(pipe(p) == 0);
+	CHECK(stat("/etc/passwd", &st) == 0 && stat("/etc/nothing", &st) == -1 && errno == ENOENT);
+	FAILS(stat("/etc/passwd/x", &st), ENOTDIR);
+	CHECK(open("/lower/file", O_RDONLY) >= 0);
+}
+
+CASE(every_number_is_another_directory)
+{
+	struct stat st;
+	int tmp = directory("/tmp");
+
+	CHECK(stat("/etc/passwd", &st) == 0);
+	for (int fd = 10; fd < 256; fd++)
+		CHECK(dup2(tmp, fd) == fd);
+	CHECK(stat("/etc/passwd", &st) == 0);
+	for (int fd = 10; fd < 256; fd++)
+		CHECK(has(fd, "passwd") == ENOENT);
+	close_all();
+	for (int fd = 3; fd < 200; fd++)
+		CHECK(directory("/tmp") == fd);
+	CHECK(stat("/etc/passwd", &st) == 0 && has(62, "passwd") == ENOENT);
+}
+
+CASE(a_range_of_numbers_is_closed)
+{
+	struct stat st;
+	int status;
+	pid_t pid;
+
+	CHECK(stat("/etc/passwd", &st) == 0);
+	if (syscall(SYS_close_range, 3, ~0U, 0))
+		return; /* an old kernel */
+	CHECK(stat("/etc/passwd", &st) == 0 && directory("/etc") == 3);
+	CHECK(syscall(SYS_close_range, 3, ~0U, 4 /* CLOEXEC */) == 0 && stat("/etc/passwd", &st) == 0);
+	pid = vfork();
+	if (pid == 0) {
+		syscall(SYS_close_range, 3, ~0U, 0);
+		close_all();
+		_exit(stat("/etc/passwd", &st) != 0);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid && status == 0 && stat("/etc/passwd", &st) == 0 && has(3, "passwd") == 0);
+}
