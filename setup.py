@@ -27,22 +27,27 @@ NATIVE = HERE / "udk" / "_native"
 WARNINGS = ["-Wall", "-Wextra", *(["-Werror"] if (HERE / ".git").exists() else [])]
 FREESTANDING = [
     "-std=c11", "-O2", "-ffreestanding", "-fno-stack-protector", "-fno-asynchronous-unwind-tables",
-    "-fno-builtin", "-fno-pie", "-no-pie", "-nostdlib", "-nostartfiles", "-static", "-Wl,--build-id=none",
-    "-Wl,-z,noexecstack", "-s",
+    "-fno-builtin", "-nostdlib", "-nostartfiles", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s",
 ]  # fmt: skip
+STATIC = ["-fno-pie", "-no-pie", "-static"]
 
 # One fixed address, so that the filter can tell the engine's own calls from the guest's; no vector registers,
 # so that a guest's are untouched; position-independent code, because the address is beyond what absolute code
 # reaches.
 TRAP = [
-    "-fPIC", "-fvisibility=hidden", "-mgeneral-regs-only", "-fcf-protection=none", "-Wl,--no-relax",
+    *STATIC, "-fPIC", "-fvisibility=hidden", "-mgeneral-regs-only", "-fcf-protection=none", "-Wl,--no-relax",
     "-Wl,-Ttext-segment=0x7e9000000000", "-Wl,-z,norelro",
 ]  # fmt: skip
 
+# The image's program has an interpreter, itself: engines that run only programs with one run it, and it needs
+# no other file. The kernel maps it a second time, so that it must not care where it is.
+LOADED = ["-fPIE", "-pie", "-Wl,--dynamic-linker=/hello", "-Wl,-z,text"]
+
 # program -> (directories of csrc whose *.c are compiled, extra compiler and linker arguments)
 PROGRAMS: dict[str, tuple[list[str], list[str]]] = {
-    "udk-guard": (["sys", "guard", "namespace"], []),
-    "udk-hello": (["sys", "hello"], []),
+    "udk-guard": (["sys", "guard", "namespace"], STATIC),
+    "udk-hello": (["sys", "hello"], STATIC),
+    "udk-hello-loaded": (["sys", "hello"], LOADED),
     "udk-trap": (["sys", "core", "trap", "ptrace", "preload"], TRAP),
 }
 
@@ -76,7 +81,7 @@ def make_hello_image() -> None:
     assert spec and spec.loader
     layout = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(layout)
-    layout.write(NATIVE / "hello", NATIVE / "udk-hello", machine.partition("-")[0])
+    layout.write(NATIVE / "hello", NATIVE / "udk-hello-loaded", machine.partition("-")[0])
 
 
 def build_native() -> None:

@@ -42,6 +42,23 @@ long fd_place(struct call *c, int fd, struct place *p)
 	return r ? r : 1;
 }
 
+/* The mount that a descriptor's file is on, -1 where it is none of the container's; *top: it is what is mounted. */
+int fd_mount(struct call *c, int fd, bool *top)
+{
+	struct core *k = c->core;
+	char link[40] = "/proc/self/fd/";
+	enum layer layer;
+	int mount;
+	long n;
+
+	decimal(link + 14, (unsigned)fd);
+	n = fd == AT_FDCWD ? sys_getcwd(c->w->text, HOST_MAX) - 1 : sys_readlinkat(AT_FDCWD, link, c->w->text, HOST_MAX);
+	if (n <= 0 || c->w->text[0] != '/' || (n = guest_path(k, c->w->text, (size_t)n, c->w->text, &mount, &layer)) < 0)
+		return -1;
+	*top = n <= 1 ? !k->plan->mounts[mount].guest_len : (size_t)n == k->plan->mounts[mount].guest_len;
+	return mount;
+}
+
 /* A descriptor's link in /proc that was found leads to the image's tree: p is then the place itself. */
 long behind(struct call *c, struct place *p)
 {

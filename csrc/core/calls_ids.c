@@ -248,8 +248,15 @@ long call_name_to_handle_at(struct call *c)
 		return -EINVAL;
 	if (flags & AT_EMPTY_PATH && (r = guest_read(&first, (void *)c->a[1], 1)))
 		return r;
-	if (!first)
-		return call_raw(c);
+	if (!first) {
+		bool top;
+		r = call_raw(c);
+		mount = r && r != -EOVERFLOW ? -1 : fd_mount(c, (int)c->a[0], &top);
+		if (mount < 0)
+			return r;
+		mount += 20;
+		return guest_write((void *)c->a[3], &mount, sizeof mount) ? -EFAULT : r;
+	}
 	r = find(c, (int)c->a[0], (void *)c->a[1], flags & AT_SYMLINK_FOLLOW ? FOLLOW : 0, p);
 	if (r)
 		return r;

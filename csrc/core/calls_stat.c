@@ -220,14 +220,16 @@ long call_statx(struct call *c)
 	/* Mounts are those of our mountinfo. */
 	x.stx_mask &= ~MNT_IDS;
 	x.stx_attributes &= ~(uint64_t)ATTR_MOUNT_ROOT;
-	if (on_fd || p->raw || p->magic) {
+	bool top = !on_fd && p->mounted;
+	int mount = on_fd ? c->a[3] & MNT_ID ? fd_mount(c, (int)c->a[0], &top) : -1 : p->raw || p->magic ? -1 : p->mount;
+	if (mount < 0) {
 		x.stx_attributes_mask &= ~(uint64_t)ATTR_MOUNT_ROOT;
 	} else {
-		uint64_t id = 20 + p->mount;
+		uint64_t id = 20 + (uint64_t)mount;
 
 		memcpy((char *)&x + MNT_ID_AT, &id, sizeof id);
 		x.stx_mask |= (uint32_t)c->a[3] & MNT_ID;
-		if (p->mounted)
+		if (top)
 			x.stx_attributes |= ATTR_MOUNT_ROOT;
 	}
 	return guest_write((void *)c->a[4], &x, sizeof x);

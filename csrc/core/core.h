@@ -121,6 +121,7 @@ struct plan {
 	uint32_t lower_fd, record_fd; /* identity: descriptors at the start, 0 for none */
 	uint64_t upper_dev, lower_dev, root_ino[2]; /* of the root directory, and of the lower one */
 	uint32_t loader, state, work, changes, record, hostname, sockets, cwd, code, emulator; /* strings */
+	uint32_t report;  /* descriptor on which the guard is told why nothing is executed; 0: none */
 	uint32_t machine; /* e_machine of what the emulator runs; 0: there is none */
 	uint32_t strings_used;
 	struct mount mounts[MAX_MOUNTS];
@@ -380,6 +381,7 @@ void close_later(struct call *c, long fd);
 void one_piece(struct place *p);
 long target(struct call *c, int dfd, const void *path, long flags, struct place *p); /* calls_attr.c */
 long fd_place(struct call *c, int fd, struct place *p);
+int fd_mount(struct call *c, int fd, bool *top);
 long behind(struct call *c, struct place *p);
 size_t decimal(char *to, uint64_t v);
 

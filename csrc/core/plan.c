@@ -4,7 +4,7 @@
  *
  *   mount FLAGS GUEST HOST LOWER     (FLAGS decimal; the first is the root; none ends with a slash)
  *   loader|state|work|changes|record|hostname|sockets|cwd|code|emulator TEXT
- *   options N  uid N  gid N  machine N  group N (repeated)
+ *   options N  uid N  gid N  machine N  report N  group N (repeated)
  */
 #include "core/calls.h"
 
@@ -86,6 +86,7 @@ const char *plan_parse(struct plan *plan, const char *text, size_t n, bool parti
 	};
 	struct { const char *key; uint32_t *to; } numbers[] = {
 		{ "options", &plan->options }, { "uid", &plan->uid }, { "gid", &plan->gid }, { "machine", &plan->machine },
+		{ "report", &plan->report },
 		{ "lower-fd", &plan->lower_fd }, { "record-fd", &plan->record_fd },
 	};
 	struct reader r = { .at = text, .end = text + n, .plan = plan, .used = 1 };

@@ -26,6 +26,7 @@ struct guard {
 	uint64_t start, deadline, kill_at; /* us; 0: none */
 	struct tty tty;
 	struct gate gate;
+	int report; /* on which the program that starts the payload says why it does not; -1: it did, or there is none */
 	int upward; /* to the guard outside, whose container's init we are, or -1 */
 	struct outcome outcome;
 };
@@ -92,6 +93,35 @@ static void on_signal(struct guard *g, int sig, int code)
 	to_payload(g, sig);
 }
 
+/* Whoever waits for the end of the payload's streams is not to wait for us. */
+static void close_streams(struct guard *g)
+{
+	int streams = g->plan.tty ? 0 : -1, output = g->plan.tty ? 1 : -1;
+
+	close_all_but((const int[]){ streams, output, 2, g->socket, g->signals, g->tty.master, g->upward, g->plan.last_out, g->plan.share,
+				    g->plan.hold[0], g->plan.hold[1] }, 11);
+}
+
+/* The end of it: the payload has been executed. */
+static void read_report(struct guard *g)
+{
+	struct outcome *o = &g->outcome;
+	char text[sizeof o->failure.text];
+	long n = g->report < 0 ? -EBADF : sys_read(g->report, text, sizeof text - 1);
+
+	if (n == -EAGAIN || n == -EINTR || n == -EBADF)
+		return;
+	sys_close(g->report);
+	g->report = -1;
+	if (n > 0) {
+		text[n] = 0;
+		fail(&o->failure, FAIL_ENGINE, "%s", text);
+		o->ran = false;
+	} else if (o->ran) {
+		close_streams(g);
+	}
+}
+
 static void on_message(struct guard *g, const struct message *m, int fd)
 {
 	switch (m->kind) {
@@ -115,10 +145,11 @@ static void on_message(struct guard *g, const struct message *m, int fd)
 			g->kill_at = 0;
 		}
 		g->outcome.ran = !g->outcome.failure.class && !g->plan.gate;
-		if (g->outcome.ran) {
-			int streams = g->plan.tty ? 0 : -1, output = g->plan.tty ? 1 : -1;
-			close_all_but((const int[]){ streams, output, 2, g->socket, g->signals, g->tty.master, g->upward, g->plan.last_out, g->plan.share, g->plan.hold[0], g->plan.hold[1] }, 11);
-		}
+		if (g->outcome.ran && g->report < 0)
+			close_streams(g);
+		else if (g->outcome.ran)
+			close_all_but((const int[]){ 0, 1, 2, g->socket, g->signals, g->tty.master, g->plan.last_out, g->plan.share, g->report,
+					    g->plan.hold[0], g->plan.hold[1] }, 11);
 		break;
 	case MSG_STOPPED:
 		if (g->upward >= 0)
@@ -246,9 +277,10 @@ static void timers(struct guard *g)
 
 static void wait_for_something(struct guard *g)
 {
-	struct pollfd p[6] = { { .fd = g->signals, .events = POLLIN }, { .fd = g->socket, .events = POLLIN },
-			       { .fd = g->plan.gate ? MAX(g->gate.listening, g->gate.fd) : g->upward, .events = POLLIN } };
-	size_t n = 3 + tty_poll(&g->tty, p + 3);
+	struct pollfd p[7] = { { .fd = g->signals, .events = POLLIN }, { .fd = g->socket, .events = POLLIN },
+			       { .fd = g->plan.gate ? MAX(g->gate.listening, g->gate.fd) : g->upward, .events = POLLIN },
+			       { .fd = g->started ? g->report : -1, .events = POLLIN } };
+	size_t n = 4 + tty_poll(&g->tty, p + 4);
 	uint64_t next = g->deadline ? g->deadline : g->kill_at, now = next ? now_us() : 0;
 	uint64_t wait = next > now ? next - now : 0;
 	ktimespec t = { (int64_t)(wait / 1000000), (int64_t)(wait % 1000000) * 1000 };
@@ -269,6 +301,8 @@ static void run(struct guard *g)
 		do {
 			n = sys_read(g->signals, s, sizeof s);
 			messages(g);
+			if (g->started)
+				read_report(g);
 			if (g->plan.gate)
 				gate_messages(g);
 			for (ssize i = 0; i < n / (ssize)sizeof *s; i++) {
@@ -311,14 +345,16 @@ static void normalise(struct guard *g)
 static void start(struct guard *g)
 {
 	struct plan *p = &g->plan;
-	int pair[2];
+	int pair[2], ends[2] = { -1, -1 };
 	long r = sys_socketpair(1 /* AF_UNIX */, SOCK_SEQPACKET_CLOEXEC, 0, pair);
 
 	if (p->gate && gate_listen(&g->gate, p->gate) < 0)
 		refuse("no socket can be made beside the container's layer");
-	if (r < 0)
+	if (r < 0 || (p->report >= 0 && (r = sys_pipe2(ends, O_CLOEXEC | O_NONBLOCK)) < 0))
 		refuse("no socket pair: the system is out of file descriptors or memory");
 	g->socket = pair[0];
+	g->report = ends[0];
+	p->report_pipe = ends[1];
 	g->keeper = (int)sys_clone_flags(p->clone_flags | SIGCHLD);
 	if (g->keeper == 0) {
 		sys_close(pair[0]);
@@ -328,6 +364,8 @@ static void start(struct guard *g)
 		keeper_main(p, pair[1]);
 	}
 	sys_close(pair[1]);
+	if (p->report_pipe >= 0)
+		sys_close(p->report_pipe);
 	if (g->keeper < 0) {
 		userns_refused(g->keeper, &g->outcome.failure);
 		g->reaped = true;
@@ -458,7 +496,7 @@ static void wait_for_keeper(struct guard *g)
 
 static int command_run(const char *fd_text, char **envp)
 {
-	static struct guard g = { .socket = -1, .upward = -1, .gate = { .listening = -1, .fd = -1 }, .tty = { .master = -1 } };
+	static struct guard g = { .socket = -1, .report = -1, .upward = -1, .gate = { .listening = -1, .fd = -1 }, .tty = { .master = -1 } };
 	sigmask all = ALL_SIGNALS;
 	uint64_t fd;
 
@@ -503,6 +541,7 @@ static int command_run(const char *fd_text, char **envp)
 	tty_finish(&g.tty);
 	if (g.plan.gate)
 		conclude_gate(&g);
+	read_report(&g);
 	conclude(&g);
 	struct outcome *o = &g.outcome;
 	if (g.upward >= 0) {

@@ -276,6 +276,8 @@ void payload_main(struct plan *p, const struct handover *h)
 			sys_signal_default(sig, false);
 		else if (p->ignored_signals & SIGBIT(sig))
 			sys_signal_default(sig, true);
+	if (p->report_pipe >= 0)
+		sys_dup3(p->report_pipe, p->report, 0);
 	if (!confine_descriptors(p, &f))
 		give_up(h, &f);
 	sys_sigprocmask(SIG_SETMASK, &p->signals, NULL);

@@ -7,7 +7,7 @@ enum field {
 	F_ARG, F_ENV, F_PROGRAM, F_CWD, F_NULL_STDIN, F_TTY, F_LIMIT, F_SIGMASK, F_DEFAULTS, F_NEW_PRIVILEGES, F_IDS,
 	F_GROUP, F_KEEP_CAPS, F_COOKIE, F_TIMEOUT, F_STOP_SIGNAL, F_STATS, F_REMOVE, F_UNLINK, F_FALLBACK,
 	F_CLONE, F_MAP_UID, F_MAP_GID, F_MAP_TOOLS, F_LOWER, F_UPPER, F_PLAIN, F_HOSTNAME, F_LOOPBACK, F_DRY, F_JOIN, F_STAGE,
-	F_OVER, F_LOADER, F_ANCHOR, F_XINO, F_LAST_OUT, F_SHARE, F_HOLD, F_CONFINE, F_KEEP_FD, F_LANDLOCK, F_LANDLOCK_PATH, F_GATE, F_THROUGH,
+	F_OVER, F_LOADER, F_ANCHOR, F_XINO, F_LAST_OUT, F_SHARE, F_HOLD, F_REPORT, F_CONFINE, F_KEEP_FD, F_LANDLOCK, F_LANDLOCK_PATH, F_GATE, F_THROUGH,
 	F_OP,
 };
 
@@ -54,6 +54,7 @@ static const struct {
 	{ "last-out", F_LAST_OUT, 1, 0 },
 	{ "share", F_SHARE, 1, 0 },
 	{ "hold", F_HOLD, 1, 0 },
+	{ "report", F_REPORT, 1, 0 },
 	{ "gate", F_GATE, 2, 0 },
 	{ "through", F_THROUGH, 1, 0 },
 	{ "confine", F_CONFINE, 1, 0 },
@@ -198,6 +199,7 @@ static bool take(struct plan *p, enum field field, char **a)
 			if (p->hold[i] < 0)
 				return number(a[0], 10, INT32_MAX, &v) && (p->hold[i] = (int)v) > 2;
 		return false;
+	case F_REPORT: p->report = number(a[0], 10, INT32_MAX, &v) ? (int)v : -1; return p->report > 2;
 	case F_GATE:
 		p->gate = a[0];
 		p->gate_log = a[1];
@@ -231,7 +233,8 @@ const char *plan_read(int fd, struct plan *p)
 	long r = sys_fstat(fd, &st);
 	size_t strings = 0, n, at = 0;
 
-	*p = (struct plan){ .stop_signal = SIGTERM, .kill_after_ms = 10000, .cwd = "/", .keep_caps = ~0ULL, .last_out = -1, .share = -1, .hold = { -1, -1 } };
+	*p = (struct plan){ .stop_signal = SIGTERM, .kill_after_ms = 10000, .cwd = "/", .keep_caps = ~0ULL, .last_out = -1, .share = -1, .hold = { -1, -1 },
+			    .report = -1, .report_pipe = -1 };
 	if (r < 0 || st.st_size <= 0)
 		return "the plan cannot be read";
 	n = (size_t)st.st_size;

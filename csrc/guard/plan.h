@@ -110,6 +110,9 @@ struct plan {
 	 * container's when there is none (`last_out`, or -1). */
 	int last_out, share;
 	int hold[MAX_HOLD]; /* locks of the state's directories: kept until this process ends, or -1 */
+	/* The number at which `program` has a pipe, closed on exec, to say why it does not come to the payload; or -1. */
+	int report;
+	int report_pipe; /* its end for writing, made by the guard (not from the plan) */
 	int join; /* pid whose namespaces are entered, or 0 */
 	/* For another runtime that is to run on a root made here: the root is put at stage, a directory of the host, and the
 	 * host's root is kept; over_source is bound to over_target there, when both exist. NULL: none. */

@@ -1,4 +1,4 @@
-"""The OCI image layout of ``udk/hello``: one static program and the files that make it a small system.
+"""The OCI image layout of ``udk/hello``: one program and the files that make it a small system.
 
 Standard library only, and the same bytes from the same program: times are zero, the layer's gzip frame holds
 stored blocks (so that no zlib's version shows), JSON is sorted.

@@ -12,6 +12,39 @@ void sys_exit(int status)
 #ifndef UDK_HOSTED
 NORETURN void sys_start(long *stack);
 
+#ifdef __PIE__
+#include <linux/elf.h>
+
+#ifdef __x86_64__
+#define RELATIVE 8
+#else
+#define RELATIVE 1027
+#endif
+extern const Elf64_Dyn _DYNAMIC[] __attribute__((visibility("hidden")));
+extern const char __ehdr_start[] __attribute__((visibility("hidden")));
+
+/* Pointers in data, which nobody else sets for a program that has no loader but itself. */
+static void relocate(void)
+{
+	const Elf64_Rela *r = NULL;
+	unsigned long base = (unsigned long)__ehdr_start, size = 0;
+
+	for (const Elf64_Dyn *d = _DYNAMIC; d->d_tag != DT_NULL; d++) {
+		if (d->d_tag == DT_RELA)
+			r = (const Elf64_Rela *)(base + d->d_un.d_ptr);
+		if (d->d_tag == DT_RELASZ)
+			size = d->d_un.d_val;
+	}
+	for (unsigned long i = 0; r && i < size / sizeof *r; i++)
+		if (ELF64_R_TYPE(r[i].r_info) == RELATIVE)
+			*(unsigned long *)(base + r[i].r_offset) = base + (unsigned long)r[i].r_addend;
+}
+#else
+static void relocate(void)
+{
+}
+#endif
+
 void sys_start(long *stack)
 {
 	int argc = (int)stack[0];
@@ -22,6 +55,7 @@ void sys_start(long *stack)
 	while (*end)
 		end++;
 	sys_auxv = (unsigned long *)(end + 1);
+	relocate();
 	sys_exit(main(argc, argv, envp));
 }
 

@@ -54,6 +54,14 @@ static bool is_i386(const char *head)
 	return !memcmp(head, "\177ELF\1", 5) && head[18] == 3 /* EM_386 */;
 }
 
+static void refuse(const char *guest, const char *why)
+{
+	if (self.refused)
+		fmt(self.refused, 400, "%.150s is %s", guest, why);
+	else
+		say(2, "udk: error: %s is %s\n", guest, why);
+}
+
 long do_exec(struct call *c, int dfd, const void *path, const void *argv, const void *envp, long flags)
 {
 	struct core *k = c->core;
@@ -75,14 +83,19 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	r = find_program(c, dfd, path, flags, g);
 	if (r == -ENOEXEC && k->plan->options & OPT_IDENTITY && is_i386(c->w->c.host))
 		return SC5(__NR_execveat, dfd, path, argv, envp, flags); /* it makes no calls that trap */
+	if (r == -ENOEXEC && is_i386(c->w->c.host)) {
+		refuse(p->guest, self.eager ? "a 32-bit program, which the preload engine cannot run; the engine namespace can, and trap and "
+					      "ptrace where the host has qemu-user-static"
+		       : "a 32-bit program; unconfined, this engine runs it where the host has qemu-user-static, and the engine "
+			 "namespace without");
+		return r;
+	}
 	if (!r)
 		r = count(argv, &n);
 	if (r)
 		return r;
 	if (self.eager && is_static(c)) {
-		self.refused = true;
-		say(2, "udk: error: %s is a static program, which the preload engine cannot run; the engines namespace, trap and ptrace can\n",
-		    p->guest);
+		refuse(p->guest, "a static program, which the preload engine cannot run; the engines namespace, trap and ptrace can");
 		return -EACCES;
 	}
 	if (g->set_uid != (uint32_t)-1)

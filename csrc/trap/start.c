@@ -17,6 +17,18 @@
 
 NORETURN void trap_start(long *stack);
 
+/* Where the guard is told that another engine may do what this one cannot; -1: nobody asks. */
+static int report = -1;
+
+/* Nothing of the payload has been executed. */
+NORETURN static void unable(const char *text)
+{
+	if (report >= 0 && sys_write(report, text, strlen(text)) > 0)
+		sys_exit(EXIT_UDK);
+	say(2, "udk: error: %s\n", text);
+	sys_exit(EXIT_UDK);
+}
+
 NORETURN static void fail(const char *what, const char *name, long error)
 {
 	if (error)
@@ -46,6 +58,8 @@ static void read_plan(int fd, bool partial)
 	error = plan_parse(&plan, description, (size_t)n, partial);
 	if (error)
 		fail("the plan's description is wrong:", error, 0);
+	if (plan.report && !sys_fcntl((int)plan.report, F_SETFD, FD_CLOEXEC))
+		report = (int)plan.report;
 }
 
 static void make_plan(void)
@@ -182,6 +196,7 @@ NORETURN static void run(char **argv, char **envp, bool joins)
 {
 	struct core *k = &self.core;
 	const char *cwd = plan.strings + plan.cwd, *what;
+	static char text[400];
 	struct call c = { .core = k };
 	long r;
 
@@ -194,14 +209,16 @@ NORETURN static void run(char **argv, char **envp, bool joins)
 		sys_prctl(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0, 0, 0);
 		r = k->plan->options & OPT_NO_NETWORK ? network_filter() : 0;
 		if (r)
-			fail("the preload engine without a network needs a system-call filter,", "which this node refuses", r);
+			unable("without a network it needs a system-call filter, which this node refuses");
 	} else {
 		r = intercept(k->plan, joins, &what);
 	}
 	if (r && k->plan->options & OPT_IDENTITY)
 		bare = true;
-	else if (r)
-		fail("this node refuses", what, r);
+	else if (r) {
+		fmt(text, sizeof text, "this node refuses %s: %s", what, errno_text(r));
+		unable(text);
+	}
 	if (!argv[0])
 		fail("no command", "", 0);
 	roots_open(k);
@@ -218,10 +235,12 @@ NORETURN static void run(char **argv, char **envp, bool joins)
 	slot_give(c.w);
 	if (r)
 		fail("the working directory", cwd, r);
+	self.refused = text;
+	text[0] = 0;
 	r = exec_command(argv, envp);
-	if (self.refused)
-		sys_exit(EXIT_UDK);
-	say(2, "udk: error: %s: %s\n", argv[0], r == -ENOEXEC ? "not a program for this machine (32-bit programs need another engine)" : errno_text(r));
+	if (text[0])
+		unable(text);
+	say(2, "udk: error: %s: %s\n", argv[0], r == -ENOEXEC ? "not a program for this machine" : errno_text(r));
 	sys_exit(r == -ENOENT || r == -ENOTDIR ? 127 : 126);
 }
 

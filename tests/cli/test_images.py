@@ -150,10 +150,13 @@ def test_info_version_doctor(udk: Udk, box: str) -> None:
     assert "no engine" in udk.fails("doctor", "--engine", "nosuch")
 
 
-def test_doctor_runs_the_embedded_image(new_udk: Udk) -> None:
-    done = new_udk("doctor", "--run", "--json", "--engine", "namespace")
+@pytest.mark.parametrize("engine", ["namespace", "trap", "ptrace", "preload", "runc"])
+def test_doctor_runs_the_embedded_image(new_udk: Udk, engine: str) -> None:
+    done = new_udk("doctor", "--run", "--json", "--engine", engine)
+    if not done.json[0]["works"]:
+        pytest.skip(done.json[0]["reason"])
     assert done.status == 0 and done.error == ""
-    assert done.json[0]["run"]["status"] == 0 and "namespace" in done.json[0]["run"]["output"]
+    assert done.json[0]["run"]["status"] == 0 and "from a container of udk" in done.json[0]["run"]["output"]
     assert new_udk.leftovers() == []
 
 

@@ -20,7 +20,7 @@ def works(shared_udk: Udk) -> dict[str, str]:
     return {row["engine"]: row["reason"] for row in rows}
 
 
-@pytest.mark.parametrize("engine", ["namespace", "trap", "ptrace", "runc"])
+@pytest.mark.parametrize("engine", ["namespace", "trap", "ptrace", "runc", "preload"])
 def test_eight_at_once(udk: Udk, box: str, works: dict[str, str], engine: str) -> None:
     if engine == "runc":
         require("runc")

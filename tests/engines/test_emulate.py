@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +103,56 @@ def test_arm64_programs(arm: Box, engine: str, command: str) -> None:
     )
     out, err = guard.communicate(timeout=60)
     assert (guard.returncode, out, err) == (42, b"root:x:0:0:root:/root:/bin/sh\n", b"")
+
+
+# mov ebx, 1; mov ecx, text; mov edx, 7; mov eax, 4; int 0x80; mov ebx, 42; mov eax, 1; int 0x80
+CODE386 = bytes.fromhex("bb01000000b980800408ba07000000b804000000cd80bb2a000000b801000000cd80")
+
+
+@pytest.fixture
+def old(box: Box) -> Box:
+    """An image for this machine with a 32-bit program in it."""
+    base = 0x08048000
+    head = struct.pack(
+        "<4s5B7xHHIIIIIHHHHHH", b"\x7fELF", 1, 1, 1, 0, 0, 2, 3, 1, base + 0x100, 52, 0, 0, 52, 32, 1,
+        40, 0, 0,
+    )  # fmt: skip
+    segment = struct.pack("<IIIIIIII", 1, 0, base, base, 0x200, 0x200, 5, 0x1000)
+    content = ((head + segment).ljust(0x80, b"\0") + b"thirty\n").ljust(0x100, b"\0") + CODE386
+    path = Path(box.lower) / "thirty"
+    path.write_bytes(content.ljust(0x200, b"\0"))
+    path.chmod(0o755)
+    return box
+
+
+def finish(box: Box, engine: str, **more: Any) -> tuple[int, bytes, bytes]:
+    spec = box.spec("/thirty")
+    guard = spawn(
+        spec, by_name(engine).launch(spec), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, **more,
+    )  # fmt: skip
+    out, err = guard.communicate(timeout=60)
+    return guard.returncode, out, err
+
+
+@needs("qemu-i386-static")
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="32-bit programs of x86_64")
+@pytest.mark.parametrize("engine", ("trap", "P1", "P2"))
+def test_a_32_bit_program_is_emulated(old: Box, engine: str) -> None:
+    assert finish(old, engine) == (42, b"thirty\n", b"")
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="32-bit programs of x86_64")
+@pytest.mark.parametrize("engine", ("trap", "P1", "P2", "preload"))
+def test_a_32_bit_program_without_an_emulator(old: Box, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before anything has run, with the streams as they were: another engine may have its turn."""
+    monkeypatch.setattr(emulate, "_USUAL", ())
+    status, out, err = finish(old, engine)
+    assert (status, out) == (125, b"") and err.count(b"\n") == 1
+    assert err.startswith(b"udk: error: /thirty is a 32-bit program") and b"namespace" in err
+    next_one = ("one", "/bin/sh", "-c", 'echo "$UDK_ENGINE_FAILED"; cat; exit 7')
+    status, out, err = finish(old, engine, fallback=next_one)
+    assert (status, err) == (7, b"") and out.startswith(b"one: /thirty is a 32-bit program")
 
 
 def test_engines_that_cannot_say_so(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:

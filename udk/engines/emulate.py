@@ -41,13 +41,26 @@ def native_too(architecture: str) -> bool:
     return (Platform.host().normalized.architecture, architecture) in _NATIVE_TOO
 
 
+_USUAL = ("/usr/local/bin", "/usr/bin")
+
+
 def find(architecture: str) -> str:
     """The static emulator's path, or ``""``."""
     if architecture not in _MACHINES:
         return ""
+    return _find(architecture, (*os.environ.get("PATH", "").split(":"), *_USUAL))
+
+
+def beside_ours() -> str:
+    """The architecture of programs that may be met in an image for this machine, and that an engine which
+    translates system calls can only have emulated; ``""`` where there is none or no emulator in the usual
+    places (every run asks)."""
+    return "386" if os.uname().machine == "x86_64" and _find("386", _USUAL) else ""
+
+
+def _find(architecture: str, directories: tuple[str, ...]) -> str:
     name = _MACHINES[architecture][0]
-    path = os.environ.get("PATH", "") + ":/usr/local/bin:/usr/bin"
-    for directory in path.split(":"):
+    for directory in directories:
         for candidate in (f"{directory}/qemu-{name}-static", f"{directory}/qemu-{name}"):
             if directory.startswith("/") and os.access(candidate, os.X_OK) and _is_static(candidate):
                 return os.path.realpath(candidate)
@@ -72,7 +85,9 @@ def missing(spec: RunSpec) -> list[str]:
     if find(spec.emulate):
         return []
     name = _MACHINES.get(spec.emulate, (spec.emulate,))[0]
-    return [f"the image is for {spec.emulate}, and there is no static qemu-{name}; install qemu-user-static"]
+    other = ", or use the engine namespace, which needs none" if native_too(spec.emulate) else ""
+    remedy = f"install qemu-user-static{other}"
+    return [f"the image is for {spec.emulate}, and there is no static qemu-{name}; {remedy}"]
 
 
 def unsupported(spec: RunSpec) -> list[str]:
@@ -96,4 +111,6 @@ def rule(architecture: str) -> str:
 
 def words(architecture: str) -> list[str]:
     """For the description that udk-trap reads: emulator and e_machine."""
+    if not architecture:
+        return []
     return ["emulator", find(architecture), "machine", str(_MACHINES[architecture][1])]

@@ -12,8 +12,8 @@ _TIMES = 3
 
 
 def start_up(engine: Engine) -> float | None:
-    """Milliseconds from the guard's start to the end of a static program in a container with a private layer,
-    the best of three; None where the engine cannot run such a program."""
+    """Milliseconds from the guard's start to the end of a small program in a container with a private layer,
+    the best of three; None where it does not run."""
     import shutil
     import subprocess
     import tempfile
@@ -27,9 +27,9 @@ def start_up(engine: Engine) -> float | None:
         try:
             for name in ("lower", "upper", "work"):
                 os.mkdir(f"{base}/{name}")
-            shutil.copy(f"{NATIVE}/udk-hello", f"{base}/lower/hello")
+            shutil.copy(f"{NATIVE}/udk-hello-loaded", f"{base}/lower/hello")
             spec = RunSpec(
-                argv=("/hello",), env={"PATH": "/"}, hostname="doctor",
+                argv=("/hello", "pid"), env={"PATH": "/"}, hostname="doctor",
                 mounts=(Mount(kind="proc", target="/proc"), Mount(kind="dev", target="/dev")),
                 root=Root(
                     lower=(f"{base}/lower",), records=("",), upper=f"{base}/upper", work=f"{base}/work",

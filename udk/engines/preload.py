@@ -30,8 +30,11 @@ class PreloadEngine(TrapEngine):
     def reasons_against(self, spec: RunSpec) -> list[str]:
         reasons = super().reasons_against(spec)
         if spec.emulate:
-            reasons.append("an emulator is a static program")
+            reasons.append(f"qemu, which runs programs for {spec.emulate}, is a static program")
         return reasons
+
+    def _emulator(self, spec: RunSpec) -> list[str]:
+        return []
 
     def mechanism(self, spec: RunSpec, words: list[str]) -> int:
         # What one confined payload wrote there, another container would execute.

@@ -121,19 +121,23 @@ class TrapEngine(Engine):
         words += ["sockets", sockets]
         if spec.hostname:
             words += ["hostname", spec.hostname]
-        if spec.emulate:
-            from udk.engines.emulate import words as emulator
-
-            words += emulator(spec.emulate)
+        words += self._emulator(spec)
         words += _who(spec)
-        fd = to_descriptor(_encode(words))
-        plan = [("program", _loader(home)), *made.ops, ("remove", sockets)]
+        report = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # reserves the number of the guard's pipe
+        fd = to_descriptor(_encode([*words, "report", str(report)]))
+        plan = [("program", _loader(home)), *made.ops, ("remove", sockets), ("report", str(report))]
         return Launch(
             [_loader(home), "run", str(fd), *spec.argv],
             dict(spec.env),
-            fds=(fd, *made.fds),
-            plan=(*plan, *_confined(spec, home, fd)),
+            fds=(fd, report, *made.fds),
+            plan=(*plan, *_confined(spec, home, fd, report)),
         )
+
+    def _emulator(self, spec: RunSpec) -> list[str]:
+        from udk.engines.emulate import beside_ours, words
+
+        # Of an image for this machine, 32-bit programs. Confinement keeps the emulator out of reach.
+        return words(spec.emulate or ("" if spec.confine else beside_ours()))
 
     def mechanism(self, spec: RunSpec, words: list[str]) -> int:
         """The options by which calls come to the engine; what else it must be told is added to ``words``."""
@@ -172,7 +176,7 @@ def make_home(spec: RunSpec) -> homes.Home:
     return homes.make(spec.root.upper, f"{_STATE}.", _STATE, others, noexec=True)
 
 
-def _confined(spec: RunSpec, home: str, fd: int) -> list[tuple[str, ...]]:
+def _confined(spec: RunSpec, home: str, *fds: int) -> list[tuple[str, ...]]:
     """The plan's operations for confinement; what the payload's own processes need of the engine is made."""
     if not spec.confine:  # without a network the engine's own filter is enough
         return []
@@ -185,7 +189,7 @@ def _confined(spec: RunSpec, home: str, fd: int) -> list[tuple[str, ...]]:
         changes = spec.root.changes or f"{os.path.dirname(_real(spec.root.upper))}/changes"
         os.close(os.open(changes, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         reach.append((changes, "rw"))
-    return confine.ops(spec, confine.LANDLOCK, reach, keep=(fd,))
+    return confine.ops(spec, confine.LANDLOCK, reach, keep=fds)
 
 
 def _loader(home: str) -> str:

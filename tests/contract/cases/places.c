@@ -130,3 +130,36 @@ CASE(restricted_opening)
 	CHECK(opened(d, "/proc/version", RESOLVE_NO_XDEV) == EXDEV && opened(d, "f", RESOLVE_NO_XDEV) == 0);
 	CHECK(opened(d, "f", 64) == EINVAL && opened(d, "f", RESOLVE_BENEATH | RESOLVE_IN_ROOT) == EINVAL);
 }
+
+/* By offset: the C library may be older than the fields. */
+#define ATTRIBUTES(x) ((x)[1])
+#define MOUNT_ROOT 0x2000
+#define MOUNT_ID(x) ((x)[0x90 / 8])
+
+static int mount_of(int fd, const char *path, int flags, uint64_t *to)
+{
+	return syscall(SYS_statx, fd, path, flags, 0x17ff, to) || !(to[0] & 0x1000);
+}
+
+/* systemd's programs look at each component of a path in this way. */
+CASE(mounts_of_descriptors)
+{
+	static const char *const places[] = { "/", "/etc/passwd", "/proc", "/rw", "/rw/nested", "/ro", "/ro/file", "/lower/bound", "." };
+	uint64_t by_path[32], by_fd[32], ids[9];
+
+	if (mount_of(AT_FDCWD, "/", 0, by_path)) /* Linux 5.8 */
+		return;
+	for (int i = 0; i < 9; i++) {
+		int fd = open(places[i], O_PATH | O_CLOEXEC);
+
+		CHECK(fd >= 0 && !mount_of(AT_FDCWD, places[i], 0, by_path) && !mount_of(fd, "", AT_EMPTY_PATH, by_fd));
+		CHECK(MOUNT_ID(by_path) == MOUNT_ID(by_fd) && !((ATTRIBUTES(by_path) ^ ATTRIBUTES(by_fd)) & MOUNT_ROOT));
+		CHECK(!(ATTRIBUTES(by_path) & MOUNT_ROOT) == (i == 1 || i == 6 || i == 8));
+		ids[i] = MOUNT_ID(by_fd);
+		close(fd);
+	}
+	CHECK(ids[0] == ids[1] && ids[0] == ids[8] && ids[5] == ids[6]);
+	for (int i = 2; i < 8; i++)
+		for (int j = 0; j < i; j++)
+			CHECK(ids[i] != ids[j] || (i == 6 && j == 5));
+}
