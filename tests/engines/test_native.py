@@ -60,20 +60,24 @@ def test_under_sanitizers(setup_py: ModuleType, tmp_path: Path) -> None:
 @needs("aarch64-linux-gnu-gcc", "qemu-aarch64")
 def test_for_arm64(setup_py: ModuleType, tmp_path: Path) -> None:
     """All programs build without a warning; the probe program's output is the same under emulation."""
-    for program in ("udk-guard", "udk-hello"):
+    for program in ("udk-guard", "udk-hello", "udk-hello-loaded"):
+        built = tmp_path / ("hello" if program == "udk-hello-loaded" else program)
         subprocess.run(
             [
                 "aarch64-linux-gnu-gcc", *setup_py.FREESTANDING, "-Wall", "-Wextra", "-Werror",
-                f"-I{TOP}/csrc", *sources(setup_py, program), "-lgcc", "-o", str(tmp_path / program),
+                f"-I{TOP}/csrc", *sources(setup_py, program), *setup_py.PROGRAMS[program][1],
+                "-lgcc", "-o", str(built),
             ],
             check=True,
         )  # fmt: skip
     for words in (["args", "a", "", "b c"], ["lstat", "/etc/passwd"], ["cat", "/etc/passwd"], ["exit", "3"]):
         real = subprocess.run([HELLO, *words], stdout=subprocess.PIPE, check=False)
-        emulated = subprocess.run(
-            ["qemu-aarch64", str(tmp_path / "udk-hello"), *words], stdout=subprocess.PIPE, check=False
-        )
-        assert (emulated.returncode, emulated.stdout) == (real.returncode, real.stdout)
+        for program in ("udk-hello", "hello"):  # the latter's interpreter is looked for below -L
+            emulated = subprocess.run(
+                ["qemu-aarch64", "-L", str(tmp_path), str(tmp_path / program), *words],
+                stdout=subprocess.PIPE, check=False,
+            )  # fmt: skip
+            assert (emulated.returncode, emulated.stdout) == (real.returncode, real.stdout)
 
 
 @needs("readelf")
@@ -113,4 +117,4 @@ def test_the_embedded_image_is_an_image(tmp_path: Path) -> None:
         check=True, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     unpacked = tmp_path / "bundle" / "rootfs" / "hello"
-    assert unpacked.read_bytes() == Path(HELLO).read_bytes()
+    assert unpacked.read_bytes() == Path(f"{NATIVE}/udk-hello-loaded").read_bytes()
