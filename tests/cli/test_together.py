@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import subprocess
+import tarfile
 
 import pytest
 
+from tests.contract.conftest import add_libraries
+from tests.support.images import Layout
 from tests.support.needs import needs, require
 from tests.support.udk import Udk
 
@@ -20,13 +25,37 @@ def works(shared_udk: Udk) -> dict[str, str]:
     return {row["engine"]: row["reason"] for row in rows}
 
 
+@pytest.fixture(scope="module")
+def dynamic_box(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image with the host's own shell and tools, which are not static."""
+    require("readelf")
+    root = tmp_path_factory.mktemp("dynamic")
+    (root / "bin").mkdir()
+    for name in ("sh", "sleep", "chown", "cat", "stat", "true"):
+        program = shutil.which(name)
+        assert program
+        shutil.copy(os.path.realpath(program), root / "bin" / name)
+        add_libraries(root / "bin" / name, root)
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for path in sorted(root.rglob("*")):
+            tar.add(path, str(path.relative_to(root)), recursive=False)
+    layout = Layout(tmp_path_factory.mktemp("dynamic-layout"))
+    layout.add_image([out.getvalue()], "1", run={"Env": ["PATH=/bin"]})
+    return f"oci:{layout.path}:1"
+
+
 @pytest.mark.parametrize("engine", ["namespace", "trap", "ptrace", "runc", "preload"])
-def test_eight_at_once(udk: Udk, box: str, works: dict[str, str], engine: str) -> None:
+def test_eight_at_once(udk: Udk, box: str, dynamic_box: str, works: dict[str, str], engine: str) -> None:
     if engine == "runc":
         require("runc")
     if works.get(engine, "is not there"):
         pytest.skip(f"{engine}: {works.get(engine)}")
-    udk.ok("create", "--name", "many", box, "true")
+    image = box
+    if engine == "preload":
+        image = dynamic_box
+        udk.ok("pull", "-q", image)
+    udk.ok("create", "--name", "many", image, "true")
     script = "echo $0 begins; sleep 0.$(($0 * 3 % 8)); echo $0 > /f$0; chown $0 /f$0; echo $0 ends; exit $0"
     runs = [
         udk.popen(
