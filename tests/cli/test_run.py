@@ -300,6 +300,17 @@ def test_dry_run(udk: Udk, box: str, tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists() and sorted(os.listdir(udk.store / "containers")) == before
 
 
+def test_dry_run_says_what_is_no_limit(udk: Udk, box: str) -> None:
+    """Where a tmpfs is a directory its size cannot be held; the default gets no remark."""
+    asked = ("--dry-run", "--tmpfs", "/x:size=16m", "--shm-size", "1m")
+    remarks = json.loads(udk.ok("run", *asked, "--engine", "trap", box, "true"))["remarks"]
+    assert len(remarks) == 2 and all("is no limit with engine trap" in r for r in remarks)
+    assert "/x" in remarks[0] and "/dev/shm" in remarks[1]
+    assert "remarks" not in json.loads(udk.ok("run", *asked, "--engine", "namespace", box, "true"))
+    said = udk.ok("run", "--dry-run", "--tmpfs", "/x", "--engine", "trap", box, "true")
+    assert "remarks" not in json.loads(said)
+
+
 def test_scratch(udk: Udk, box: str, tmp_path: Path) -> None:
     script = ["sh", "-c", "echo data > /big; echo up; read x"]
     for args, env, where in (

@@ -12,7 +12,9 @@ import pytest
 from tests.engines.conftest import SYSTEM, Box, as_root, marked, wait_until
 from tests.support.needs import needs
 from udk.engines.guard import spawn
+from udk.engines.select import by_name, choose
 from udk.engines.trap import TrapEngine
+from udk.errors import EngineError, EngineUnavailableError
 from udk.runtime.spec import Mount, Root, RunSpec
 
 ENGINE = TrapEngine()
@@ -88,6 +90,17 @@ def test_nothing_is_left_after_a_kill(shell: Box) -> None:
     guard.wait()
     wait_until(lambda: not marked(shell.mark), what="every process is gone")
     assert state_directories() <= before  # what is beside the upper goes with it
+
+
+@pytest.mark.parametrize("name", ["trap", "ptrace", "preload"])
+def test_several_lower_trees_are_refused(shell: Box, tmp_path: Path, name: str) -> None:
+    """By the choice of an engine, and by the engine: the trees below the first would be missing."""
+    spec = shell.spec("sh", "-c", "true", root=Root(lower=(str(shell.lower), str(tmp_path))))
+    engine = by_name(name)
+    with pytest.raises(EngineUnavailableError, match="the root has several lower trees"):
+        choose(spec, name)
+    with pytest.raises(EngineError, match="the root has several lower trees"):
+        engine.launch(spec)
 
 
 @needs("busybox")

@@ -45,15 +45,20 @@ def _print_spec(spec: RunSpec) -> None:
     import sys
 
     text = spec.to_json(indent=2)
-    if spec.confine:  # what it comes to here, with the engine that would be taken
+    sized = any(o.startswith("size=") for m in spec.mounts for o in m.options)
+    if spec.confine or sized:  # what it comes to here, with the engine that would be taken
         import json
 
         from udk.engines.confine import kernel_abi, level
         from udk.engines.select import choose
 
         engine = choose(spec, spec.engine)
-        reached = {"engine": engine.name, **level(spec, engine.boundary, kernel_abi())}
-        text = json.dumps({**spec.as_dict(), "confinement": reached}, indent=2)
+        said = spec.as_dict()
+        if spec.confine:
+            said["confinement"] = {"engine": engine.name, **level(spec, engine.boundary, kernel_abi())}
+        if engine.remarks(spec):
+            said["remarks"] = engine.remarks(spec)
+        text = json.dumps(said, indent=2)
     sys.stdout.write(text + "\n")
 
 

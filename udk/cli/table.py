@@ -101,7 +101,12 @@ CREATE = (
         "KEY=VALUE,...",
         "type=bind,source=HOST,target=DIR[,readonly] or type=tmpfs,target=DIR[,tmpfs-size=SIZE].",
     ),
-    ("--tmpfs", "list", "DIR[:OPTIONS]", "An empty directory in memory (size=64m, mode=1777)."),
+    (
+        "--tmpfs",
+        "list",
+        "DIR[:OPTIONS]",
+        "An empty directory in memory (size=64m, mode=1777); in some engines on disk, without a limit.",
+    ),
     ("--read-only", "flag", "", "Make the root file system read-only; volumes and --tmpfs stay writable."),
     ("--hostname -h", "value", "NAME", "Host name inside."),
     ("--add-host", "list", "NAME:ADDRESS", "Add a line to /etc/hosts."),

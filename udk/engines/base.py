@@ -115,6 +115,10 @@ class Engine:
         """What this spec asks for that this engine cannot do; empty when it can run it."""
         raise NotImplementedError
 
+    def remarks(self, spec: RunSpec) -> list[str]:
+        """What of this spec is done in a lesser way here, though it is run; for the dry run."""
+        return []
+
     def prepare(self, spec: RunSpec) -> None:
         """Makes what the run needs on disk beyond what the spec's maker made. Idempotent."""
 

@@ -90,9 +90,19 @@ class TrapEngine(Engine):
             reasons += [f"{tree} is on a file system mounted noexec" for tree in _noexec(spec)]
         return reasons
 
+    def remarks(self, spec: RunSpec) -> list[str]:
+        sized = [m for m in spec.mounts if any(o.startswith("size=") for o in m.options)]
+        return [
+            f"the size of {m.target} is no limit with engine {self.name}: "
+            + ("it is the host's" if m.kind == "shm" and not spec.confine else "it is a directory on disk")
+            for m in sized
+        ]
+
     def launch(self, spec: RunSpec) -> Launch:
         from udk.engines.plan import to_descriptor
 
+        if len(spec.root.lower) > 1:  # a caller that did not ask reasons_against: the others would be missing
+            raise EngineError("the root has several lower trees", "use engine namespace, or flatten them")
         made = make_home(spec)
         home = made.path
         words: list[str] = []
