@@ -234,15 +234,27 @@ static long id_fchmodat2(struct call *c) { return do_chmod(c, (int)c->a[0], (voi
 
 /* ---- new names ---------------------------------------------------------------------------------------- */
 
-static long do_mknod(struct call *c, long dfd, const void *path, unsigned mode, unsigned dev)
+static long do_mknod(struct call *c, long dfd, const void *path, int which, unsigned dev)
 {
-	unsigned type = mode & S_IFMT;
-	long r = call_raw(c);
+	unsigned mode = (unsigned)c->a[which], type = mode & S_IFMT;
+	bool set_id = mode & 06000 && (type == S_IFREG || !type);
+	struct entries e;
 	struct owner *o;
 	struct stat st;
+	long r, fd;
 
-	if (!r)
-		return new_file(c, (int)dfd, path, -1), 0;
+	if (set_id)
+		c->a[which] &= ~06000UL;
+	r = call_raw(c);
+	if (!r) {
+		new_file(c, (int)dfd, path, -1);
+		fd = set_id ? SC4(__NR_openat, dfd, path, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0) : -1;
+		if (fd >= 0 && !sys_fstatat((int)fd, "", &st, AT_EMPTY_PATH) && entries_of(c, (int)fd, &nothing, &e))
+			put_mode(&e, st.st_mode | (mode & 06000), 0);
+		if (fd >= 0)
+			sys_close((int)fd);
+		return 0;
+	}
 	if (r != -EPERM || !privileged(c->core) || (type != S_IFCHR && type != S_IFBLK))
 		return r;
 	r = SC4(__NR_mknodat, dfd, path, S_IFREG | (mode & 0777), 0);
@@ -262,9 +274,9 @@ static long do_mknod(struct call *c, long dfd, const void *path, unsigned mode, 
 }
 
 #ifdef __NR_mknod
-static long id_mknod(struct call *c) { return do_mknod(c, AT_FDCWD, (void *)c->a[0], (unsigned)c->a[1], (unsigned)c->a[2]); }
+static long id_mknod(struct call *c) { return do_mknod(c, AT_FDCWD, (void *)c->a[0], 1, (unsigned)c->a[2]); }
 #endif
-static long id_mknodat(struct call *c) { return do_mknod(c, (int)c->a[0], (void *)c->a[1], (unsigned)c->a[2], (unsigned)c->a[3]); }
+static long id_mknodat(struct call *c) { return do_mknod(c, (int)c->a[0], (void *)c->a[1], 2, (unsigned)c->a[3]); }
 
 /* A call that makes a name: which argument it is, and which the directory (-1: none). */
 static long made(struct call *c, int dir, int name)
@@ -292,23 +304,25 @@ static long id_openat(struct call *c)
 	uint32_t mode = (uint32_t)c->a[3];
 	const bool set_id = mode & 06000;
 	struct entries e;
+	struct stat st;
 
-	if (!(flags & (O_CREAT | TMPFILE_BIT)))
+	if (!(flags & (O_CREAT | TMPFILE_BIT)) || flags & O_PATH)
 		return names(path, true) ? call_openat(c) : call_raw(c);
 	if (!k->ids.fsuid && !k->ids.fsgid && !set_id)
 		return call_raw(c);
 	mode &= 01777;
-	r = SC4(__NR_openat, dfd, path, flags | O_EXCL, mode);
-	if (r == -EEXIST && !(flags & O_EXCL))
-		return SC4(__NR_openat, dfd, path, flags, mode);
+	r = SC4(__NR_openat, dfd, path, flags & O_CREAT ? flags | O_EXCL : flags, mode); /* with O_TMPFILE it means something else */
+	if (r == -EEXIST && !(flags & O_EXCL)) {
+		bool dangles = SC4(__NR_newfstatat, dfd, path, &st, 0) == -ENOENT; /* the file is made where the link leads */
+		r = SC4(__NR_openat, dfd, path, flags, mode);
+		if (!dangles)
+			return r;
+	}
 	if (r < 0)
 		return r;
 	new_file(c, AT_FDCWD, NULL, (int)r);
-	if (set_id && entries_of(c, (int)r, &nothing, &e)) {
-		struct stat st;
-		if (!sys_fstat((int)r, &st))
-			put_mode(&e, st.st_mode | ((uint32_t)c->a[3] & 06000), 0);
-	}
+	if (set_id && entries_of(c, (int)r, &nothing, &e) && !sys_fstat((int)r, &st))
+		put_mode(&e, st.st_mode | ((uint32_t)c->a[3] & 06000), 0);
 	return r;
 }
 

@@ -570,8 +570,8 @@ static long walk(struct call *c, int dfd, const char *path, size_t n, unsigned f
 		r = base_dir(c, dfd, p);
 		if (r >= 0 && judged(k) && may_search_fd(c, p, dfd))
 			return -EACCES;
-		w.keep = w.keep && dir && !p->raw && k->plan->mounts[p->mount].flags & MOUNT_CACHE && p->len + 1 + dir <= sizeof c->w->key;
-		if (r >= 0 && w.keep) {
+		w.keep = r >= 0 && w.keep && dir && !p->raw && k->plan->mounts[p->mount].flags & MOUNT_CACHE && p->len + 1 + dir <= sizeof c->w->key;
+		if (w.keep) {
 			memcpy(joined, p->guest, p->len);
 			joined[p->len] = '/';
 			memcpy(joined + p->len + 1, path, dir);

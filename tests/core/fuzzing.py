@@ -28,6 +28,8 @@ FLAGS = (
     f"-I{CSRC}", f"-I{HERE}", "-Wall", "-Wextra", "-Werror",
 )  # fmt: skip
 SANITIZERS = ("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=undefined")
+CANNOT = 77
+"""The exit status of a fuzzer that lacks something here: user namespaces."""
 COVERAGE = ("-fsanitize=fuzzer", "-fprofile-instr-generate", "-fcoverage-mapping")
 
 
@@ -38,12 +40,18 @@ class Fuzzer:
     covers: tuple[str, ...]
     """What its figures are about: folders and files below ``csrc/``."""
     link: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    """Beyond ``fuzz/NAME.c``."""
 
+
+PLAY = ("play", "acts", "words", "scenes", "mutate")
+"""Of the fuzzers that play a guest's calls."""
 
 FUZZERS = {
     f.name: f
     for f in (
-        Fuzzer("calls", 8 + 40 * 16, ("core",)),
+        Fuzzer("calls", 8 + 40 * 16, ("core",), sources=PLAY),
+        Fuzzer("identity", 8 + 40 * 16, ("core",), sources=(*PLAY, "inside")),
         Fuzzer("plan", 1500, ("core",)),
         Fuzzer("program", 700, ("core", "trap/load.c"), ("-no-pie", "-Wl,--unresolved-symbols=ignore-all")),
         Fuzzer("filter", 400, ("trap/seccomp.c",)),
@@ -81,19 +89,15 @@ def plant(shared: Sequence[str], source: Path, planted: Path, where: Path) -> li
 
 
 def link(name: str, shared: Sequence[str], flags: Sequence[str], target: Path) -> Path:
-    subprocess.run(
-        [
-            "clang",
-            *FLAGS,
-            *flags,
-            str(HERE / "fuzz" / f"{name}.c"),
-            *shared,
-            *FUZZERS[name].link,
-            "-o",
-            str(target),
-        ],
-        check=True,
-    )
+    """The fuzzer, of the shared objects; its own are made beside these when they are not there yet."""
+    fuzzer, own = FUZZERS[name], []
+    for part in (name, *fuzzer.sources):
+        made = Path(shared[0]).with_name(f"fuzz-{part}.o")
+        if not made.exists():
+            source = HERE / "fuzz" / f"{part}.c"
+            subprocess.run(["clang", *FLAGS, *flags, "-c", str(source), "-o", str(made)], check=True)
+        own.append(str(made))
+    subprocess.run(["clang", *flags, *own, *shared, *fuzzer.link, "-o", str(target)], check=True)
     return target
 
 
@@ -224,6 +228,9 @@ def fuzz(names: Sequence[str], seconds: int, keep: bool, corpora: Path | None, w
         program = link(name, checked, SANITIZERS, where / name)
         limits = [f"-max_len={fuzzer.max_len}", f"-max_total_time={seconds}"] if seconds else ["-runs=0"]
         done = run(program, [*limits, str(corpus)], where)
+        if done.returncode == CANNOT:
+            print(f"{name}: {done.stdout.strip()}", flush=True)
+            continue
         print(
             f"{name}: {done.stdout.strip().splitlines()[-1] if done.stdout.strip() else 'no word'}",
             flush=True,

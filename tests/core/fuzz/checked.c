@@ -166,6 +166,12 @@ static long judge(long nr, int dfd, const char *path, bool follow, bool change)
 			return -EACCES; /* as of the real one */
 	} else if (str_eq(path, "..") && nr == __NR_openat) {
 		return 0; /* to see where that is, nothing else */
+	} else if (str_eq(path, "../../../../../../../..") && nr == __NR_openat) { /* the same from far down: still inside */
+		fd = sys_openat(dfd, path, O_PATH | O_CLOEXEC, 0);
+		r = fd < 0 ? 0 : judge_fd(nr, path, (int)fd, false);
+		if (fd >= 0)
+			sys_close((int)fd);
+		return r;
 	}
 	if (steps_up(path))
 		violation("it steps up", nr, path);
@@ -280,7 +286,7 @@ static long failure(long nr, const long *a)
 		return -EOPNOTSUPP;
 	if (l & NO_WHITEOUT && nr == __NR_mknodat && a[2] == S_IFCHR)
 		return -EPERM;
-	if (l & NO_EMPTY_PATH && nr == __NR_newfstatat && !*(const char *)a[1])
+	if (l & NO_EMPTY_PATH && nr == __NR_newfstatat && a[1] && !*(const char *)a[1])
 		return -ENOENT;
 	if (checked.fail_at && !--checked.fail_at) {
 		checked.fail_at = checked.fail_every;
@@ -309,7 +315,7 @@ long checked_call(long nr, long a, long b, long c, long d, long e, long f)
 	r = failure(nr, args);
 	if (r)
 		return r;
-	if (checked.proc && nr == __NR_openat) {
+	if (checked.proc && !checked.walks && nr == __NR_openat) {
 		snprintf(other, sizeof other, "/proc/%d/maps", checked.old_proc);
 		if (str_eq((const char *)b, other)) {
 			static char path[HOST_MAX];
@@ -317,6 +323,6 @@ long checked_call(long nr, long a, long b, long c, long d, long e, long f)
 			return syscall6(nr, a, (long)path, c, d, e, f);
 		}
 	}
-	r = judge_call(nr, args);
+	r = checked.walks ? 0 : judge_call(nr, args);
 	return r ? r : syscall6(nr, a, b, c, d, e, f);
 }

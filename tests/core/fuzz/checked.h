@@ -4,10 +4,11 @@
 
 #include "hosted.h"
 
-#define MAX_TREES 12
+#define MAX_TREES 16
 
 struct checked {
 	bool on;             /* off: calls pass */
+	bool walks;          /* the kernel finds the paths: nothing is judged */
 	const char *secrets; /* a directory around the trees, of which nothing else may be seen; without a last slash */
 	struct {
 		const char *path; /* its host path */

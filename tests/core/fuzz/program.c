@@ -115,7 +115,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	str_copy(guest, data[0] & 16 ? "/tmp/../x" : "/x", 100);
 	if (data[0] & 32)
 		checked.lacks = NO_EMPTY_PATH;
-	world_program(AT_FDCWD, guest, 0);
+	world_program(AT_FDCWD, guest, 0, false);
 	checked.changes++;
 	world_leave();
 

@@ -1,16 +1,25 @@
 #undef UDK_CHECKED
 #include "fuzz/world.h"
 
+#include "core/kept.h"
+
 #include <linux/elf.h>
 
 int atexit(void (*f)(void));
 
 struct core world;
 char *guest;
+unsigned char world_litter = 0xbe;
 static struct plan plans[2]; /* a union, a plain root */
 static char base[600], sockets[300]; /* the latter must be short */
 static unsigned variant_now;
 static int lowest; /* free descriptor */
+static struct notes notes;
+
+static bool always(void)
+{
+	return true;
+}
 
 const char *world_path(const char *name)
 {
@@ -78,10 +87,14 @@ static void elf_file(const char *dir, const char *name, const char *interpreter)
 /* What an image has, in a tree. */
 static void populate(const char *dir)
 {
-	static const char *const dirs[] = { "etc", "a", "a/b", "tmp", "mnt", "proc", "fproc", "two", "two/sub" };
+	static const char *const dirs[] = { "etc", "a", "a/b", "tmp", "mnt", "proc", "fproc", "two", "two/sub", "dev", "with space" };
+
+	char file[300], hard[300];
 
 	for (size_t i = 0; i < ARRAY_LEN(dirs); i++)
 		directory(dir, dirs[i]);
+	snprintf(file, sizeof file, "%s/etc/group", dir);
+	text_file(dir, "etc/group", "root:x:0:", 0644);
 	text_file(dir, "etc/passwd", "root", 0644);
 	text_file(dir, "a/f", "f", 0644);
 	text_file(dir, "file", "hidden by a bind", 0644);
@@ -97,6 +110,8 @@ static void populate(const char *dir)
 	link_to(dir, "dangling", "/a/b/nothing");
 	link_to(dir, "host", base); /* leads out, if anybody but us follows it */
 	link_to(dir, "a/b/host", base);
+	snprintf(hard, sizeof hard, "%s/hard", dir);
+	SC5(__NR_linkat, AT_FDCWD, world_path(file), AT_FDCWD, world_path(hard), 0);
 	SC5(__NR_lsetxattr, world_path(str_eq(dir, "lower") ? "lower/a/f" : "plain/a/f"), "user.k", "value", 5, 0);
 }
 
@@ -104,6 +119,14 @@ static void lower_only(void)
 {
 	char name[300];
 	int fd, next;
+
+	memset(name, 'v', 250);
+	for (int i = 0; i < 40; i++) { /* more than a page or two of names */
+		memcpy(name, "user.", 5);
+		name[250] = 0;
+		name[5] = (char)('a' + i % 26), name[6] = (char)('a' + i / 26);
+		SC5(__NR_lsetxattr, world_path("lower/elf"), name, "", 0, 0);
+	}
 
 	directory("lower", "many");
 	for (int i = 0; i < 60; i++) {
@@ -127,7 +150,7 @@ static void lower_only(void)
 /* Of process 7: what /proc may show of processes of this container and of others. */
 static void make_proc(void)
 {
-	static char maps[2048];
+	static char maps[4096];
 
 	for (int i = 0; i < 4; i++)
 		directory("proc", ((const char *const[]){ "7", "7/fd", "7/map_files", "7/task" })[i]);
@@ -149,19 +172,44 @@ static void make_proc(void)
 		 "00400000-00401000 r-xp 00000000 fe:00 1  %s/lower/a/f (deleted)\n"
 		 "%lx-%lx r--p 00000000 fe:00 1  %s/lower/elf\n"
 		 "%lx-%lx r-xp 00000000 fe:00 1  /no/loader\nSize: 4 kB\n"
-		 "7f0000000000-7f0000001000 r-xp 00000000 fe:00 1  /etc/hosts\nVmFlags: rd ex\n7f no end",
-		 base, base, EXE_MARK, EXE_MARK + 4096, base, PLAN_AT, PLAN_AT + 4096);
+		 "7f0000000000-7f0000001000 r-xp 00000000 fe:00 1  /etc/hosts\nVmFlags: rd ex\n"
+		 "7f0000001000-7f0000002000 r-xp 00001000 fe:00 1                        %s/code/1\nSize: 8 kB\n"
+		 "7f0000002000-7f0000003000 r-xp 0000a000 fe:00 1                        %s/code/1\nSize: 4 kB\n"
+		 "7f0000003000-7f0000004000 r-xp 00000000 fe:00 1                        %s/code/2\n"
+		 "7f0000004000-7f0000005000 r-xp 00000000 fe:00 1 %s/code/none\n7f no end",
+		 base, base, EXE_MARK, EXE_MARK + 4096, base, PLAN_AT, PLAN_AT + 4096, base, base, base, base);
 	text_file("proc", "7/maps", maps, 0644);
 	text_file("proc", "7/smaps", maps, 0644);
 	text_file("proc", "7/mounts", "", 0644);
 	text_file("proc", "7/mountinfo", "", 0644);
+	text_file("proc", "7/numa_maps", "00400000 default file=/etc/hosts\n7f0000000000 default heap\n", 0644);
+	snprintf(maps, sizeof maps, "Name:\tx\nUid:\t%ld\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t4 24\nTracerPid:\t1\nCapPrm:\t0000000000000000\n"
+		 "CapEff:\t0000000000000000\nCapBnd:\t0\n", sys_geteuid());
+	text_file("proc", "7/status", maps, 0644);
+	text_file("proc", "7/task/7/status", "Uid:\t4000000\t0\nGid:\t0\nGroups:\t\nCapEff:\t0\n", 0644);
+	text_file("proc", "7/task/7/maps", "00400000-00401000 r-xp 00000000 fe:00 1  /a\n", 0644);
+}
+
+/* Files of changed code, as the preload engine keeps them (core/kept.h). */
+static void make_kept(void)
+{
+	static struct { struct kept head; char pad[KEPT_ORIGINAL - sizeof(struct kept)]; char original[300]; } f = {
+		.head = { .magic = KEPT_MAGIC, .id = { .dev = 0xfe00, .ino = 77 }, .n_spans = 2,
+			  .spans = { { .off = 0x3000, .n = 0x2000, .at = 0x1000 }, { .off = 0x9000, .n = 0x1000, .at = 0x4000 } } },
+	};
+
+	snprintf(f.original, sizeof f.original, "%s/lower/elf", base);
+	world_file("code/1", &f, sizeof f, 0644);
+	f.head.n_spans = KEPT_SPANS + 1;
+	world_file("code/2", &f, sizeof f, 0644);
 }
 
 static void make_record(void)
 {
 	static const struct { const char *path; uint32_t mode, uid, gid, major, minor; } e[] = {
 		{ "a", 0, 5, 6, 0, 0 }, { "a/f", S_IFREG | 06755, 1, 2, 0, 0 }, { "elf", S_IFREG | 04755, 0, 0, 0, 0 },
-		{ "etc/passwd", S_IFBLK | 0600, 0, 6, 8, 300 }, { "gone", 0, 1, 1, 0, 0 }, { "two/x", 0, 1000, 1000, 0, 0 },
+		{ "etc/passwd", S_IFBLK | 0600, 0, 6, 8, 300 }, { "gone", 0, 1, 1, 0, 0 }, { "tmp", S_IFDIR | 01777, 0, 0, 0, 0 }, { "two", S_IFDIR | 02775, 1000, 5, 0, 0 },
+		{ "two/x", 0, 1000, 1000, 0, 0 },
 	};
 	struct {
 		char magic[8];
@@ -197,8 +245,11 @@ static void make_plan(struct plan *plan, bool both)
 	MOUNT(MOUNT_PROC, "/proc", "/proc", "");
 	MOUNT(MOUNT_PROC, "/fproc", world_path("proc"), "");
 	MOUNT(MOUNT_RO | MOUNT_CACHE, "/link/ro", world_path("fixed"), "");
+	MOUNT(MOUNT_CACHE | MOUNT_RO, "/dev", world_path("fixed2"), "");
+	MOUNT(MOUNT_RO, "/with space", world_path("fixed3"), "");
 	WORD("loader"), WORD("/no/loader"), WORD("state"), WORD("%s", world_path("state/plan")), WORD("work"), WORD("%s", world_path("work"));
 	WORD("changes"), WORD("%s", world_path("changes")), WORD("record"), WORD("%s", world_path("record")), WORD("hostname"), WORD("box");
+	WORD("code"), WORD("%s", world_path("code")), WORD("emulator"), WORD("%s", world_path("fixed/x"));
 	WORD("sockets"), WORD("%s", sockets), WORD("uid"), WORD("0"), WORD("gid"), WORD("0"), WORD("group"), WORD("5");
 	error = plan_parse(plan, text, n, false);
 	if (!error && plan_inspect(plan, &what))
@@ -242,6 +293,23 @@ static void remove_below(int dirfd, const char *name)
 	sys_close(fd);
 }
 
+void world_remove(const char *name)
+{
+	remove_below(AT_FDCWD, world_path(name));
+	sys_unlinkat(AT_FDCWD, world_path(name), AT_REMOVEDIR);
+}
+
+void world_changes(void)
+{
+	if (world.changes && (world.changes->used || world.changes->seen_by_overlay)) {
+		SC2(__NR_truncate, world_path("changes"), 0);
+		SC2(__NR_truncate, world_path("changes"), sizeof *world.changes);
+		memcpy(world.changes->magic, "UDKCHG\0\1", 8);
+		world.changes->slots = CHANGE_OWNERS;
+	}
+	world.plan->any_changes = 0;
+}
+
 static void put_back(void)
 {
 	static const char *const all[] = { "upper", "work" };
@@ -275,18 +343,12 @@ static void put_back(void)
 	text_file("bind", "file", "bind", 0644);
 	sys_unlinkat(AT_FDCWD, world_path("bound"), 0);
 	text_file("", "bound", "bound", 0644);
-	if (world.changes && world.changes->used) {
-		SC2(__NR_truncate, world_path("changes"), 0);
-		SC2(__NR_truncate, world_path("changes"), sizeof *world.changes);
-		memcpy(world.changes->magic, "UDKCHG\0\1", 8);
-		world.changes->slots = CHANGE_OWNERS;
-	}
-	world.plan->any_changes = 0;
+	world_changes();
 }
 
 void world_start(void)
 {
-	static const char *const dirs[] = { "upper", "work", "lower", "bind", "bind/sub", "fixed", "plain", "proc", "state", "secret" };
+	static const char *const dirs[] = { "upper", "work", "lower", "bind", "bind/sub", "fixed", "plain", "proc", "state", "secret", "code", "fixed2", "fixed3" };
 	const char *home = getenv("FUZZ_HOME"), *what;
 	char filler[100] = { 0 };
 
@@ -305,19 +367,24 @@ void world_start(void)
 	lower_only();
 	populate("plain");
 	make_proc();
+	make_kept();
 	make_record();
 	text_file("bind", "sub/x", "x", 0644);
 	text_file("bind", "file", "bind", 0644);
 	text_file("fixed", "x", "x", 0644);
+	text_file("fixed2", "x", "x", 0644);
+	text_file("fixed3", "x", "x", 0644);
 	text_file("", "bound", "bound", 0644);
 	text_file("secret", "key", "secret", 0644);
 
 	checked.secrets = home;
-	checked.proc = world_path("proc");
-	static char paths[12][1024];
+	static char proc[1024];
+	str_copy(proc, world_path("proc"), sizeof proc);
+	checked.proc = proc;
+	static char paths[MAX_TREES][1024];
 	static const struct { const char *name; bool fixed, links; } trees[] = {
 		{ "upper", 0, 0 }, { "work", 0, 0 }, { "lower", 1, 0 }, { "bind", 0, 0 }, { "bind/sub", 1, 0 }, { "fixed", 1, 0 },
-		{ "plain", 0, 0 }, { "proc", 1, 0 }, { "sockets", 0, 1 }, { "bound", 0, 0 }, { "state", 0, 0 }, { "changes", 0, 0 },
+		{ "plain", 0, 0 }, { "proc", 1, 0 }, { "code", 1, 0 }, { "fixed2", 1, 0 }, { "fixed3", 1, 0 }, { "sockets", 0, 1 }, { "bound", 0, 0 }, { "state", 0, 0 }, { "changes", 0, 0 },
 	};
 	for (size_t i = 0; i < ARRAY_LEN(trees); i++) {
 		str_copy(paths[i], trees[i].links ? sockets : world_path(trees[i].name), sizeof paths[i]);
@@ -326,9 +393,6 @@ void world_start(void)
 		checked.trees[i].links = trees[i].links;
 	}
 	checked.n_trees = ARRAY_LEN(trees);
-	static char proc[1024];
-	str_copy(proc, checked.proc, sizeof proc);
-	checked.proc = proc;
 	checked.old_proc = 7;
 
 	char *at = sys_mmap(NULL, GUEST_SIZE + 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -370,6 +434,11 @@ void world_enter(unsigned variant)
 	world.plan->uid = world.plan->gid = id;
 	changed(&world);
 	world.ids = (struct ids){ id, id, id, id, id, id, id, id, 1, { 5 } };
+	memset((void *)(uintptr_t)world.plan->running, 0, sizeof world.plan->running);
+	memset(&notes, 0, sizeof notes);
+	notes.epoch = 2;
+	notes.allowed = always;
+	world.notes = variant & NOTED ? &notes : NULL;
 	world.root_len = 0;
 	world.root[0] = 0;
 	str_copy(world.exe, "/a/f", sizeof world.exe);
@@ -385,6 +454,21 @@ void world_enter(unsigned variant)
 	checked.fail_at = checked.fail_every = checked.lacks = 0;
 	checked.calls = checked.changes = 0;
 	checked.on = true;
+}
+
+/* After world_enter: less usual options. */
+void world_more(unsigned more)
+{
+	struct plan *p = world.plan;
+
+	p->options |= more & TRACED ? OPT_PTRACE : 0;
+	p->machine = more & EMULATED ? 183 : 0;
+	if (more & NO_CHANGES)
+		p->changes = 0;
+	if (more & NO_NAME)
+		p->hostname = 0;
+	if (more & NO_SOCKETS)
+		p->sockets = 0;
 }
 
 void world_leave(void)
@@ -414,6 +498,7 @@ long world_call(struct call *c)
 	struct work *w = malloc(sizeof *w);
 	long r;
 
+	memset(w, world_litter, sizeof *w);
 	c->core = &world;
 	c->w = w;
 	r = core_call(c);
@@ -421,14 +506,19 @@ long world_call(struct call *c)
 	return r;
 }
 
-long world_program(int dfd, const void *path, long flags)
+long world_program(int dfd, const void *path, long flags, bool become)
 {
 	struct work *w = malloc(sizeof *w);
 	struct call c = { .core = &world, .w = w };
 	long r;
 
 	w->n_fds = 0;
+	w->program.foreign[0] = 0;
 	r = find_program(&c, dfd, path, flags, &w->program);
+	if (!r && become && !w->a.raw && !w->program.foreign[0]) { /* as the front end does before it executes itself */
+		str_copy(world.exe, w->a.guest, sizeof world.exe);
+		note_running(&world, &w->a);
+	}
 	while (w->n_fds)
 		sys_close(w->fds[--w->n_fds]);
 	free(w);
