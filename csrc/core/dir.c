@@ -27,7 +27,7 @@ long enter(struct call *c, struct place *p)
 	}
 	t->kind = IN_MERGED;
 	t->mount = p->mount;
-	t->raw = t->direct = t->self = t->mounted = false;
+	t->raw = t->direct = t->self = t->mounted = t->magic = false;
 	for (n = m->guest_len; n < p->len && t->kind == IN_MERGED;) {
 		for (from = n++; n < p->len && p->guest[n] != '/';)
 			n++;

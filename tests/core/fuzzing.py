@@ -2,6 +2,8 @@
 
 ``ci/fuzz`` is the command; ``test_fuzz.py`` runs a short version. Each fuzzer is ``fuzz/NAME.c`` with its
 corpus in ``seeds/NAME.tar.xz``; all are libFuzzer's, under the address and undefined-behaviour sanitizers.
+With ``FUZZ_TRACE`` in the environment those that play calls tell each one; with ``FUZZ_SCENES=DIRECTORY``
+they make inputs of all scenes (``fuzz/scenes.c``) there.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ FLAGS = (
     f"-I{CSRC}", f"-I{HERE}", "-Wall", "-Wextra", "-Werror",
 )  # fmt: skip
 SANITIZERS = ("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=undefined")
-CANNOT = 77
+CANNOT = 78
 """The exit status of a fuzzer that lacks something here: user namespaces."""
 COVERAGE = ("-fsanitize=fuzzer", "-fprofile-instr-generate", "-fcoverage-mapping")
 
@@ -62,7 +64,7 @@ FUZZERS = {
 def objects(where: Path, flags: Sequence[str]) -> list[str]:
     """Compiles what all fuzzers share."""
     sources = [
-        *(HERE / name for name in ("hosted.c", "fuzz/world.c", "fuzz/checked.c")),
+        *(HERE / name for name in ("hosted.c", "fuzz/world.c", "fuzz/trees.c", "fuzz/checked.c")),
         *sorted((CSRC / "core").glob("*.c")),
         *(CSRC / "sys" / name for name in ("fmt.c", "io.c", "mem.c")),
     ]  # fmt: skip

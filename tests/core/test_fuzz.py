@@ -41,8 +41,8 @@ def test_nothing_is_found(checked: list[str], tmp_path: Path, name: str) -> None
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-# A bug put into a copy of the source: (fuzzer, file, what is there, what stands there instead). That it is found
-# tells that its like would be. Each is for another of the fuzzers' checks.
+# A bug put into a copy of the source: (fuzzer, file, what is there, what stands there instead). That it is
+# found tells that its like would be. Each is for another of the fuzzers' checks.
 PLANTED = {
     "the kernel follows the last link": (
         "calls",
@@ -62,17 +62,17 @@ PLANTED = {
         "sys_close((int)in);",
         "",
     ),
-    "a moved directory is still remembered": (
+    "a directory is remembered as the image's alone": (
         "calls",
-        "core/calls_names.c",
-        "\tif (dir || (exists && is_dir(&target)))\n\t\tchanged(c->core);\n\telse\n\t\tname_changed(c, a), name_changed(c, b);",
+        "core/union.c",
+        "changed(c->core);",
         "",
     ),
-    "what was noted of a descriptor is not dropped": (
+    "a removed name is still remembered": (
         "calls",
-        "core/notes.c",
-        "\t__atomic_fetch_add(&k->notes->drops, 1, __ATOMIC_SEQ_CST);\n\t__atomic_store_n(&n->state, 0, __ATOMIC_SEQ_CST);\n",
-        "",
+        "core/cache.c",
+        "\t\tchanged(k);",
+        "\t\t;",
     ),
     "memory is used that nobody wrote": (
         "calls",

@@ -300,7 +300,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	missing = inside_start();
 	if (missing) {
 		say(2, "this fuzzer needs %s\n", missing);
-		SC1(__NR_exit_group, 77);
+		SC1(__NR_exit_group, 78);
 	}
 	make_call = observe;
 	next_run = run_again;

@@ -103,6 +103,10 @@ static const struct line scenes[][MAX_SCENE] = {
 	  S(sethostname, "", "", 0, 0, 0, 4), S(uname, "", "", 0, 0, 0, 0), S(unshare, "", "", 0, 0, 0, 0), S(statfs, "/proc", "", 0, 0, 0, 0), LOOK("/with space/x"), LOOK("/dev/x"), END },
 	{ P(openat, "/mnt/x", 5), S(fchmodat, "/mnt/x", "", 0, 0, 0x10, 0), P(openat, "/mnt/x", 2), S(openat, "/tmp/x", "", 5, 0, 4, 0), P(openat, "/tmp/x", 2), S(mkdirat, "/tmp/b", "", 0, 0, 0, 0), P(openat, "/tmp/b", 0x80),
 	  S(openat, "/tmp/b/f", "", 5, 0, 0x80, 0), LOOK("/tmp/b/f"), S(fchmodat, "/a", "", 0, 0, 0, 0), LOOK("/a/f"), P(openat, "/a/f", 2), S(mknodat, "/tmp/f", "", 0, 0, 0, 0), END },
+	{ MAKE_DIR("/tmp/x"), LOOK("/tmp/x/f"), S(unlinkat, "/tmp/x", "", 2, 0, 0, 0), Q(symlinkat, "/tmp/x", "/a", 0), LOOK("/tmp/x/f"), P(openat, "/tmp/x/f", 2), P(unlinkat, "/tmp/x", 0),
+	  MAKE_DIR("/tmp/x"), MAKE_DIR("/tmp/x/a"), LOOK("/tmp/x/a/f"), Q(renameat2, "/tmp/x/a", "/tmp/x/b", 0), Q(symlinkat, "/tmp/x/a", "/two", 0), LOOK("/tmp/x/a/x"), LOOK("/tmp/x/b/x"), END },
+	{ LOOK("/a/f"), P(openat, "/two", 0x80), LOOK("/two/x"), ACT(CLOSE, "", "", 0, 0, 7, 0), LOOK("/a/f"), P(openat, "/tmp/x", 5), ACT(CLOSE, "", "", 0, 0, 1, 0), LOOK("/a/f"), MAKE_DIR("/tmp/b"),
+	  LOOK("/two/x"), P(openat, "/a", 0x80), ACT(CLOSE, "", "", 0, 0, 5, 3), LOOK("/f"), LOOK("/etc/passwd"), END },
 };
 
 const unsigned n_scenes = ARRAY_LEN(scenes);

@@ -19,6 +19,11 @@ void world_enter(unsigned variant);
 void world_more(unsigned more);
 /* After it: descriptors that the core forgot are found, what was written is removed. */
 void world_leave(void);
+/* trees.c: all that is in the trees; a part of it, to be put back. */
+void make_trees(void);
+void populate(const char *tree);
+void directory(const char *dir, const char *name);
+void text_file(const char *dir, const char *name, const char *text, unsigned mode);
 /* Makes the record of changes empty. */
 void world_changes(void);
 /* Removes a directory of the world with what is in it. */
