@@ -139,7 +139,7 @@ static unsigned disk_mode(struct call *c, const struct stat *st, unsigned mode)
 	bool dir = (st->st_mode & S_IFMT) == S_IFDIR;
 
 	mode &= dir ? 01777 : 0777;
-	return privileged(c->core) || judged(c->core) ? mode | (dir ? 0700 : 0600) : mode;
+	return keeps_bits(c->core) ? mode | (dir ? 0700 : 0600) : mode;
 }
 
 /* Takes the set-group-id bit from a mode that the guest has no right to give. */

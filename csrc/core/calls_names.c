@@ -84,7 +84,7 @@ static long made(struct call *c, struct place *p, unsigned mode, unsigned kept)
 	struct core *k = c->core;
 	struct stat st;
 	struct owner *o;
-	unsigned inherited = 0;
+	unsigned inherited = 0, lacks = kept & ~mode;
 
 	if (p->raw || p->kind == IN_PLAIN)
 		return 0;
@@ -92,10 +92,16 @@ static long made(struct call *c, struct place *p, unsigned mode, unsigned kept)
 		inherited = S_ISGID;
 		note_setgid(k, p->guest, p->len);
 	}
-	if (((kept & mode) != kept || inherited) && !sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW) &&
-	    (o = owner_make(k, &st))) {
-		o->mode = (st.st_mode & ~(kept & ~mode)) | inherited;
-		o->flags |= OWNER_MODE;
+	if ((lacks || inherited) && !sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW)) {
+		if (lacks && !keeps_bits(k)) {
+			sys_fchmodat(p->dfd, p->host, st.st_mode & 07777 & ~lacks);
+			if (!inherited)
+				return 0;
+		}
+		if ((o = owner_make(k, &st))) {
+			o->mode = (st.st_mode & ~lacks) | inherited;
+			o->flags |= OWNER_MODE;
+		}
 	}
 	return 0;
 }

@@ -196,7 +196,15 @@ static void keep_mode(struct call *c, int fd, unsigned mode)
 	struct owner *o;
 	struct stat st;
 
-	if (sys_fstat(fd, &st) || !(o = owner_make(c->core, &st)))
+	if (sys_fstat(fd, &st))
+		return;
+	if (!keeps_bits(c->core)) {
+		sys_fchmod(fd, st.st_mode & 07777 & ~(0600 & ~mode));
+		if (!(mode & 07000))
+			return;
+	}
+	o = owner_make(c->core, &st);
+	if (!o)
 		return;
 	o->mode = (st.st_mode & ~(0600 & ~mode)) | (mode & 07000);
 	o->flags |= OWNER_MODE;

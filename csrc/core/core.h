@@ -436,6 +436,8 @@ long owner_access(struct call *c, const struct place *p, int mode, bool effectiv
 
 /* ---- permit.c: the guest's users among themselves ------------------------------------------------------ */
 
+/* The owner's bits are always on disk, because guest root needs them or it is us who judge; else the kernel does. */
+bool keeps_bits(const struct core *k);
 bool judged(const struct core *k); /* this process is one of several users: it may be denied something */
 long may_search(struct call *c, const struct place *p);
 long may_search_fd(struct call *c, const struct place *p, int fd);
@@ -473,6 +475,11 @@ void identity_show(struct core *k, struct stat *st);
 long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct place *p); /* calls_names.c */
 long call_raw(struct call *c);
 long open_shown(struct call *c, struct place *p, int flags, long *result); /* proc.c: 1 when answered */
+/* proc.c: the path that another process has mapped at an address, its length; uses w->c, and to is GUEST_MAX bytes. */
+long process_maps(struct call *c, uint64_t pid, uint64_t at, char *to);
+/* The ids of another process of the container, which keeps them where this one does; false: it could not be asked, and
+ * what it began with is assumed. */
+bool ids_of(struct call *c, uint64_t pid, struct ids *ids);
 long proc_readlink(struct call *c, struct place *p, char *to);
 bool proc_is_magic(struct call *c, struct place *p);
 long proc_magic(struct call *c, struct place *p, bool last);

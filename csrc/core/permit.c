@@ -12,6 +12,11 @@ bool judged(const struct core *k)
 	return k->ids.fsuid && (k->plan->options & (OPT_FAKE_ROOT | OPT_OWNERS)) == (OPT_FAKE_ROOT | OPT_OWNERS) && !k->plan->uid;
 }
 
+bool keeps_bits(const struct core *k)
+{
+	return privileged(k) || judged(k);
+}
+
 /* May the directory p, found, be searched? */
 long may_search(struct call *c, const struct place *p)
 {

@@ -74,8 +74,7 @@ static struct lines *line_memory(struct call *c)
 	return (void *)(((uintptr_t)c->w->c.guest + 15) & ~(uintptr_t)15);
 }
 
-/* The program that another process of the container runs, by the page that its loader mapped. */
-static long other_exe(struct call *c, uint64_t pid, char *to)
+long process_maps(struct call *c, uint64_t pid, uint64_t wanted, char *to)
 {
 	struct lines *l = line_memory(c);
 	char path[40];
@@ -90,14 +89,21 @@ static long other_exe(struct call *c, uint64_t pid, char *to)
 		return l->fd;
 	while ((line = next_line(l))) {
 		char *slash = str_chr(line, '/');
-		if (slash && hex_at(line, &at) && at == EXE_MARK) {
-			str_copy(to, slash, GUEST_MAX);
-			r = show_path(c->core, to, strlen(to));
+		if (slash && hex_at(line, &at) && at == wanted) {
+			r = (long)str_copy(to, slash, GUEST_MAX);
 			break;
 		}
 	}
 	sys_close(l->fd);
 	return r;
+}
+
+/* The program that another process of the container runs, by the page that its loader mapped. */
+static long other_exe(struct call *c, uint64_t pid, char *to)
+{
+	long r = process_maps(c, pid, EXE_MARK, to);
+
+	return r < 0 ? r : show_path(c->core, to, (size_t)r);
 }
 
 static long exe_path(struct call *c, struct place *p, uint64_t pid, char *to)
@@ -314,19 +320,18 @@ static long memory_table(struct call *c, int in, int out)
 	return r;
 }
 
-/* The ids of another process of the container, which keeps them where this one does. */
-static struct ids ids_of(struct call *c, uint64_t pid)
+bool ids_of(struct call *c, uint64_t pid, struct ids *ids)
 {
 	const struct plan *plan = c->core->plan;
-	struct ids ids = c->core->ids;
-	struct { void *at; size_t n; } here = { &ids, sizeof ids }, there = { &c->core->ids, sizeof ids };
+	struct { void *at; size_t n; } here = { ids, sizeof *ids }, there = { &c->core->ids, sizeof *ids };
 
+	*ids = c->core->ids;
 	if ((long)pid == sys_getpid())
-		return ids;
-	if (SC6(__NR_process_vm_readv, pid, &here, 1, &there, 1, 0) != sizeof ids ||
-	    ids.n_groups > MAX_GROUPS)
-		ids = (struct ids){ plan->uid, plan->uid, plan->uid, plan->uid, plan->gid, plan->gid, plan->gid, plan->gid, 0, { 0 } };
-	return ids;
+		return true;
+	if (SC6(__NR_process_vm_readv, pid, &here, 1, &there, 1, 0) == sizeof *ids && ids->n_groups <= MAX_GROUPS)
+		return true;
+	*ids = (struct ids){ plan->uid, plan->uid, plan->uid, plan->uid, plan->gid, plan->gid, plan->gid, plan->gid, 0, { 0 } };
+	return false;
 }
 
 /* status: who the process is, in the guest's terms. */
@@ -350,7 +355,7 @@ static long status(struct call *c, uint64_t pid, int in, int out)
 			fmt(owner, sizeof owner, "Uid:\t%u\t", mine);
 			known = str_starts(line, owner);
 			if (known)
-				ids = ids_of(c, pid);
+				ids_of(c, pid, &ids);
 			else
 				ids = (struct ids){ 65534, 65534, 65534, 65534, 65534, 65534, 65534, 65534, 0, { 0 } };
 			power = known && plan->options & OPT_FAKE_ROOT && ids.euid == 0;

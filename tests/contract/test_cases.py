@@ -14,6 +14,7 @@ from tests.contract.conftest import BUILDS, Arena
 from tests.support.needs import require
 from udk.engines.base import Engine
 from udk.engines.select import by_name
+from udk.runtime.spec import Identity
 
 EMULATING = ("trap", "ptrace", "preload")  # engines where guest root may do what root may
 # Engines that refuse programs without an interpreter.
@@ -95,6 +96,13 @@ def test_a_directory_from_outside_has_no_names(
         os.close(fd)
     assert "1 passed, 0 failed" in done.stdout, done.stdout
     assert not (tmp_path / "outside/new").exists()
+
+
+def test_modes_close_to_an_ordinary_user(engine: Engine, arena: Arena, programs: dict[str, str]) -> None:
+    """A container that starts as one: its own files are open to him as far as their modes say."""
+    who = Identity(uid=1000, gid=1000, fake_root=False)
+    done = arena.run(engine, programs["glibc"], "made_without_bits", identity=who)
+    assert "1 passed, 0 failed" in done.stdout, done.stdout
 
 
 # Natively absent on such a node, or what the cases use themselves to judge.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -101,6 +102,27 @@ def test_several_lower_trees_are_refused(shell: Box, tmp_path: Path, name: str) 
         choose(spec, name)
     with pytest.raises(EngineError, match="the root has several lower trees"):
         engine.launch(spec)
+
+
+@needs("busybox")
+@pytest.mark.parametrize("name", ["trap", "P1", "P2"])
+def test_a_signal_to_everybody_stays_in_the_container(shell: Box, name: str) -> None:
+    """Without a pid namespace the kernel would take all processes of the caller for everybody. (With a signal
+    that hurts nobody, should it come to that.)"""
+    code = "import signal, time; signal.signal(23, lambda *_: 1 / 0); print(flush=True); time.sleep(999)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as outside:
+        assert outside.stdout and outside.stdout.readline() == b"\n"
+        try:
+            text = "trap 'echo got' URG; sh -c 'kill -URG -1; echo $?'; kill -URG -1; :"
+            spec = shell.spec("sh", "-c", text)
+            engine = by_name(name)
+            if engine.probe():
+                pytest.skip(engine.probe())
+            guard = spawn(spec, engine.launch(spec), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+            assert guard.communicate(timeout=20)[0] == b"0\ngot\n"
+            assert outside.poll() is None
+        finally:
+            outside.kill()
 
 
 @needs("busybox")

@@ -276,3 +276,70 @@ CASE(a_chroot_from_outside)
 	CHECK(mkdir("root", 0755) == 0 && chroot("root") == 0);
 	CHECK(syscall(SYS_getcwd, b, sizeof b) > 0 && b[0] == '('); /* (unreachable) */
 }
+
+/* A child with other ids, once it has them; it ends when it is told to. */
+static pid_t child_of(uid_t uid, int end[2])
+{
+	int ready[2];
+	char b;
+	pid_t p;
+	CHECK(pipe(ready) == 0 && pipe(end) == 0);
+	p = fork();
+	if (!p) {
+		close(end[1]);
+		if (setresgid(uid, uid, uid) || setresuid(uid, uid, uid) || write(ready[1], "x", 1) != 1)
+			_exit(1);
+		(void)!read(end[0], &b, 1);
+		_exit(0);
+	}
+	CHECK(p > 0 && read(ready[0], &b, 1) == 1 && close(ready[0]) == 0 && close(ready[1]) == 0);
+	return p;
+}
+
+CASE(signals_between_users)
+{
+	int one[2], two[2];
+	pid_t a, b, me = getpid();
+	need_root();
+	a = child_of(1000, one);
+	b = child_of(2000, two);
+	CHECK(kill(a, 0) == 0 && kill(b, SIGCONT) == 0);
+	pid_t p = fork();
+	if (!p) {
+		CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
+		CHECK(kill(a, 0) == 0 && kill(a, SIGCONT) == 0 && kill(getpid(), 0) == 0);
+		FAILS(kill(b, 0), EPERM);
+		FAILS(kill(b, SIGTERM), EPERM);
+		FAILS(kill(me, SIGKILL), EPERM);
+		CHECK(kill(b, SIGCONT) == 0); /* within the session */
+		FAILS(sigqueue(b, SIGTERM, (union sigval){ 0 }), EPERM);
+		CHECK(sigqueue(a, SIGTERM, (union sigval){ 0 }) == 0);
+		_exit(0);
+	}
+	CHECK(wait_status(p) == 0);
+	CHECK(wait_status(a) == SIGTERM);
+	CHECK(kill(b, SIGTERM) == 0 && wait_status(b) == SIGTERM);
+}
+
+static volatile int urgent;
+static void on_urgent(int sig) { urgent++; }
+
+CASE(a_signal_to_everybody)
+{
+	int ready[2], end[2];
+	char b;
+	pid_t p;
+	CHECK(pipe(ready) == 0 && pipe(end) == 0);
+	p = fork();
+	if (!p) {
+		signal(SIGURG, on_urgent);
+		CHECK(write(ready[1], "x", 1) == 1);
+		for (int i = 0; i < 500 && !urgent; i++)
+			usleep(10000);
+		_exit(!urgent);
+	}
+	signal(SIGURG, on_urgent);
+	CHECK(read(ready[0], &b, 1) == 1 && kill(-1, SIGURG) == 0);
+	CHECK(wait_status(p) == 0 && !urgent);
+	FAILS(kill(-1, 65), EINVAL);
+}

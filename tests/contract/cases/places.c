@@ -163,3 +163,29 @@ CASE(mounts_of_descriptors)
 		for (int j = 0; j < i; j++)
 			CHECK(ids[i] != ids[j] || (i == 6 && j == 5));
 }
+
+/* Where the caller is an ordinary user (test_cases.py), what is made without bits is closed to him at once. */
+CASE(made_without_bits)
+{
+	struct stat s;
+	int fd;
+	if (!getuid())
+		return;
+	umask(0);
+	CHECK(mkdir("d", 0111) == 0 && stat("d", &s) == 0 && (s.st_mode & 07777) == 0111);
+	CHECK(!opendir("d") && errno == EACCES);
+	FAILS(mkdir("d/e", 0777), EACCES);
+	FAILS(access("d", W_OK), EACCES);
+	CHECK(mkdir("none", 0) == 0 && lstat("none", &s) == 0 && !(s.st_mode & 07777));
+	FAILS(stat("none/x", &s), EACCES);
+	fd = open("f", O_RDWR | O_CREAT | O_EXCL, 0);
+	CHECK(fd >= 0 && write(fd, "x", 1) == 1 && fstat(fd, &s) == 0 && !(s.st_mode & 07777));
+	FAILS(open("f", O_RDONLY), EACCES);
+	CHECK(mkfifo("p", 0) == 0 && lstat("p", &s) == 0 && !(s.st_mode & 07777));
+	FAILS(open("p", O_RDONLY | O_NONBLOCK), EACCES);
+	/* the same where a name of the image was */
+	CHECK(rmdir("/lower/empty") == 0 && mkdir("/lower/empty", 0111) == 0 && !opendir("/lower/empty") && errno == EACCES);
+	CHECK(unlink("/lower/special/lowerfile") == 0 && (fd = open("/lower/special/lowerfile", O_WRONLY | O_CREAT, 0200)) >= 0);
+	FAILS(open("/lower/special/lowerfile", O_RDONLY), EACCES);
+	CHECK(chmod("d", 0700) == 0 && mkdir("d/e", 0) == 0 && rmdir("d/e") == 0 && chmod("f", 0400) == 0 && same("f", "x"));
+}
