@@ -162,8 +162,8 @@ static long judge(long nr, int dfd, const char *path, bool follow, bool change)
 			return checked.changes += change, 0; /* made when it is needed */
 		if (checked.trees[tree].links)
 			how.resolve = 0;
-		else if (checked.proc && below(checked.proc, path) && (follow || change))
-			return -EACCES; /* as of the real one */
+		else if (checked.proc && below(checked.proc, path) && (change || (follow && sys_readlinkat(dfd, path, dir, sizeof dir) > 0)))
+			return -EACCES; /* as of the real one: a link of it is not followed */
 	} else if (str_eq(path, "..") && nr == __NR_openat) {
 		return 0; /* to see where that is, nothing else */
 	} else if (str_eq(path, "../../../../../../../..") && nr == __NR_openat) { /* the same from far down: still inside */

@@ -107,6 +107,17 @@ static const struct line scenes[][MAX_SCENE] = {
 	  MAKE_DIR("/tmp/x"), MAKE_DIR("/tmp/x/a"), LOOK("/tmp/x/a/f"), Q(renameat2, "/tmp/x/a", "/tmp/x/b", 0), Q(symlinkat, "/tmp/x/a", "/two", 0), LOOK("/tmp/x/a/x"), LOOK("/tmp/x/b/x"), END },
 	{ LOOK("/a/f"), P(openat, "/two", 0x80), LOOK("/two/x"), ACT(CLOSE, "", "", 0, 0, 7, 0), LOOK("/a/f"), P(openat, "/tmp/x", 5), ACT(CLOSE, "", "", 0, 0, 1, 0), LOOK("/a/f"), MAKE_DIR("/tmp/b"),
 	  LOOK("/two/x"), P(openat, "/a", 0x80), ACT(CLOSE, "", "", 0, 0, 5, 3), LOOK("/f"), LOOK("/etc/passwd"), END },
+	{ LOOK("/a/f"), P(openat, "/proc/self/fd", 0x80), S(getdents64, "", "", 0, FD(0), 0, 5), S(getdents64, "", "", 0, FD(0), 0, 14), ACT(CLOSE, "", "", 0, 0, 1, 0), LOOK("/a/f"), LOOK("/tmp"),
+	  S(openat, "/tmp/x", "", 5, 0, 0x80, 0), P(openat, "/two/x", 0), END },
+	{ ACT(CLOSE, "", "", 0, 0, 3, 0), P(openat, "/two/x", 0), LOOK("/a/b"), P(statx, "/a/b/ld.so", 0), MAKE_DIR("/a/b/x"), P(openat, "/proc/self/fd", 0x80),
+	  S(getdents64, "", "", 0, FD(1), 0, 14), S(readlinkat, "/proc/self/fd/4", "", 0, 0, 0, 12), END },
+	{ S(mknodat, "/tmp/x", "", 0, 0, 0xff, 0), S(mknodat, "/tmp/b", "", 3 | 8, 0, 0x3f, 0), P(unlinkat, "/tmp/x", 0), S(mknodat, "/two/x", "", 2, 0, 0x3f, 0), LOOK("/proc/self/exe"), P(readlinkat, "/proc/self/exe", 0),
+	  Q(linkat, "/link", "/tmp/f", 4), Q(linkat, "/elf", "/tmp/elf", 0), Q(renameat2, "/tmp/elf", "/elf", 0), S(capset, "", "", 0, 0, 0, 0), S(setxattr, "/a/f", "", 4, 0, 0, 2), S(chmod, "/tmp/b", "", 0, 0, 0xff, 0),
+	  ACT(NEXT_RUN, "", "", 0, 0, 0, 0), LOOK("/tmp/b"), END },
+	{ BECOME(2, 2), S(openat, "/dangling", "", 5, 0, 0xff, 0), P(openat, "/tmp", 0xe01), S(openat, "/tmp/x", "", 5, 0, 0xff, 0), S(openat, "/a", "", 0x105, 0, 0xff, 0), S(chmod, "/tmp/x", "", 0, 0, 0xff, 0),
+	  S(fchown, "", "", 0, FD(1), 0x12, 0), S(capget, "", "", 0, 0, 1, 0), S(access, "/mnt/sub", "", 0, 0, 2, 0), ACT(NEXT_RUN, "", "", 0, 0, 0, 0), LOOK("/tmp/x"), END },
+	{ S(chmod, "/elf", "", 0, 0, 0xfd, 0), S(chown, "/elf", "", 0, 0, 0x2c, 0), P(openat, "/script", 2), S(chown, "/two", "", 0, 0, 0x24, 0), Q(renameat2, "/script", "/a/b/x", 0), Q(renameat2, "/a/f", "/two/x", 2),
+	  ACT(NEXT_RUN, "", "", 0, 0, 0, 0), P(openat, "/etc/passwd", 1), S(chmod, "/two", "", 0, 0, 0xfd, 0), Q(linkat, "/elf", "/tmp/x", 0), ACT(NEXT_RUN, "", "", 0, 0, 0, 0), P(unlinkat, "/elf", 0), END },
 };
 
 const unsigned n_scenes = ARRAY_LEN(scenes);
