@@ -84,22 +84,24 @@ static long made(struct call *c, struct place *p, unsigned mode, unsigned kept)
 	struct core *k = c->core;
 	struct stat st;
 	struct owner *o;
-	unsigned inherited = 0, lacks = kept & ~mode;
+	unsigned special = 0, lacks = kept & ~mode;
 
 	if (p->raw || p->kind == IN_PLAIN)
 		return 0;
+	if (kept != 0700)
+		special = mode & 07000; /* never on disk */
 	if (owner_new(c, p, -1) != (uint32_t)-1 && kept == 0700) { /* a directory in one with the set-group-id bit */
-		inherited = S_ISGID;
+		special = S_ISGID;
 		note_setgid(k, p->guest, p->len);
 	}
-	if ((lacks || inherited) && !sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW)) {
+	if ((lacks || special) && !sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW)) {
 		if (lacks && !keeps_bits(k)) {
 			sys_fchmodat(p->dfd, p->host, st.st_mode & 07777 & ~lacks);
-			if (!inherited)
+			if (!special)
 				return 0;
 		}
 		if ((o = owner_make(k, &st))) {
-			o->mode = (st.st_mode & ~lacks) | inherited;
+			o->mode = (st.st_mode & ~lacks) | special;
 			o->flags |= OWNER_MODE;
 		}
 	}

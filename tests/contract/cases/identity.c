@@ -66,6 +66,17 @@ CASE(modes_hold)
 	CHECK(access("d", X_OK) == 0);
 }
 
+CASE(set_ids_of_what_is_made)
+{
+	struct stat s;
+	need_root();
+	umask(022);
+	CHECK(mkfifo("p", 02775) == 0 && lstat("p", &s) == 0 && s.st_mode == (S_IFIFO | 02755));
+	CHECK(mknod("s", S_IFSOCK | 04777, 0) == 0 && lstat("s", &s) == 0 && s.st_mode == (S_IFSOCK | 04755));
+	CHECK(mknod("f", S_IFREG | 06710, 0) == 0 && lstat("f", &s) == 0 && s.st_mode == (S_IFREG | 06710));
+	CHECK(mknod("t", S_IFREG | 01600, 0) == 0 && lstat("t", &s) == 0 && s.st_mode == (S_IFREG | 01600));
+}
+
 CASE(devices)
 {
 	struct stat s;
