@@ -274,7 +274,7 @@ void payload_main(struct plan *p, const struct handover *h)
 	for (int sig = 1; sig <= 64; sig++)
 		if (p->default_signals & SIGBIT(sig))
 			sys_signal_default(sig, false);
-		else if (p->ignored_signals & SIGBIT(sig))
+		else if (p->ignored_signals & SIGBIT(sig) && !p->gate) /* of another runtime the payload is no child of ours */
 			sys_signal_default(sig, true);
 	if (p->report_pipe >= 0)
 		sys_dup3(p->report_pipe, p->report, 0);

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.engines.conftest import Box, marked, wait_until
+from tests.engines.conftest import ENGINE, Box, marked, wait_until
 from tests.support.needs import needs
 from tests.support.roots import root_tar
 from udk.engines.guard import NATIVE, remove, spawn
-from udk.engines.namespace import NamespaceEngine
+from udk.engines.select import by_name
 from udk.errors import EngineError
 from udk.runtime.spec import Identity, Mount, Root
 
@@ -87,7 +87,7 @@ def test_eight_at_once(debian: Box) -> None:
 
 def join(box: Box, guard: subprocess.Popen[bytes], *argv: str, **changes: Any) -> subprocess.Popen[bytes]:
     spec = box.spec(*argv, root=Root(lower=("/unused",)), cleanup=(), **changes)
-    launch = NamespaceEngine().join(spec, guard.pid)
+    launch = by_name(ENGINE).join(spec, guard.pid)
     joined: subprocess.Popen[bytes] = spawn(
         spec, launch, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -157,7 +157,7 @@ def test_joining_what_is_not_there(shell: Box) -> None:
     guard = shell.start("true")
     guard.wait(10)
     with pytest.raises(EngineError, match=f"process {guard.pid} is gone"):
-        NamespaceEngine().join(shell.spec("true"), guard.pid)
+        by_name(ENGINE).join(shell.spec("true"), guard.pid)
 
 
 # ---- containers in containers ---------------------------------------------------------------------------

@@ -233,6 +233,24 @@ def test_mounts(shell: Box, runtime: str, tmp_path: Path) -> None:
         RuncEngine().launch(shell.spec("sh", mounts=(Mount(source="/nowhere", target="/x"),)))
 
 
+def test_read_only_to_the_bottom_without_mount_setattr(
+    shell: Box, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux 5.11, and older ones with later things in them: each mount by itself."""
+    from udk.engines import runc
+
+    def shown() -> list[tuple[str, bool]]:
+        done = start(shell, runtime, "cat", "/proc/self/mountinfo")
+        lines = [line.split() for line in done.communicate(timeout=20)[0].decode().splitlines()]
+        return [(line[4], "ro" in line[5].split(",")) for line in lines if line[4].startswith("/sys")]
+
+    new = shown()
+    monkeypatch.setattr(runc, "_release", lambda: (5, 11))
+    old = dict(shown())
+    assert all(readonly for _, readonly in new) and all(old.values()), old
+    assert set(old) == {path for path, _ in new}
+
+
 def test_read_only_root(shell: Box, runtime: str) -> None:
     _, upper, work = shell.layer()
     root = Root(lower=(str(shell.lower),), upper=upper, work=work, readonly=True)

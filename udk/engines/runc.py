@@ -89,9 +89,9 @@ def bundle(spec: RunSpec, home: str, layer: str = "") -> dict[str, Any]:
     for number, mount in enumerate(spec.mounts):
         mounts += _mount(mount, f"{home}/file{number}", targets, spec)
     for name in ("init", "plan", "gate"):
-        mounts.append(_bind(f"{home}/{name}", f"{dev}/{_INIT}/{name}", True))
+        mounts.extend(_bind(f"{home}/{name}", f"{dev}/{_INIT}/{name}", True))
     if layer:  # its init needs it for a moment; see csrc/guard/keeper.c
-        mounts.append(_bind(layer, f"{dev}/{_INIT}/layer", False))
+        mounts.extend(_bind(layer, f"{dev}/{_INIT}/layer", False))
         names = [*_NAMES, "CAP_SYS_ADMIN"]
     elif (
         spec.confine and spec.identity.subids
@@ -125,11 +125,36 @@ def _umask() -> int:
     return mask
 
 
-def _bind(source: str, target: str, readonly: bool) -> dict[str, Any]:
+def _bind(source: str, target: str, readonly: bool) -> list[dict[str, Any]]:
     options = ["rbind", "rprivate", "ro" if readonly else "rw"]
+    below: list[str] = []
     if readonly and os.path.isdir(source):  # what is mounted below too; crun takes it for directories only
-        options.append("rro")
-    return {"destination": target, "type": "bind", "source": source, "options": options}
+        if _release() >= (5, 12):
+            options.append("rro")
+        else:  # each by itself: there is no mount_setattr
+            below = _mounted_below(os.path.realpath(source))
+    made = [{"destination": target, "type": "bind", "source": source, "options": options}]
+    for path in below:
+        there = target.rstrip("/") + path[len(os.path.realpath(source).rstrip("/")) :]
+        made.append({"destination": there, "type": "bind", "source": path, "options": ["bind", "ro"]})
+    return made
+
+
+def _release() -> tuple[int, ...]:
+    """The kernel's version, two numbers."""
+    words = os.uname().release.split(".")[:2]
+    return tuple(int("".join(c for c in word if c.isdigit()) or "0") for word in words)
+
+
+def _mounted_below(directory: str) -> list[str]:
+    """Mount points below ``directory``, the outer ones first."""
+    found = []
+    with open("/proc/self/mountinfo", "rb") as f:
+        for line in f:
+            path = os.fsdecode(line.split()[4].decode("unicode_escape").encode("latin-1"))
+            if path.startswith(directory.rstrip("/") + "/") and os.path.exists(path):
+                found.append(path)
+    return sorted(set(found))
 
 
 def _fresh(kind: str, target: str, *options: str) -> dict[str, Any]:
@@ -154,11 +179,11 @@ def _mount(m: Mount, private: str, targets: set[str], spec: RunSpec) -> list[dic
             if "optional" in m.options:
                 return []
             raise EngineError(f"{m.source} does not exist on this host")
-        return [_bind(m.source, target, m.readonly)]
+        return _bind(m.source, target, m.readonly)
     if m.kind == "file":
         with open(private, "w", encoding="utf-8", errors="surrogateescape") as f:
             f.write(m.content)
-        return [_bind(private, target, m.readonly)]
+        return _bind(private, target, m.readonly)
     if m.kind == "tmpfs":
         more = [o for o in m.options if o == "noexec"] + (["ro"] if m.readonly else [])
         return [_fresh("tmpfs", target, "nosuid", "nodev", *more, mode, *size)]
@@ -169,7 +194,7 @@ def _mount(m: Mount, private: str, targets: set[str], spec: RunSpec) -> list[dic
     if m.kind == "sys":  # the kernel gives a new one only to who owns the network namespace
         if spec.network == "none":
             return [_fresh("sysfs", target, "nosuid", "nodev", "noexec", "ro")]
-        return [_bind("/sys", target, True)]
+        return _bind("/sys", target, True)
     if m.kind == "devpts":
         return [_pts(target, spec)]
     if m.kind == "dev":
