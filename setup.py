@@ -42,12 +42,14 @@ TRAP = [
 # The image's program has an interpreter, itself: engines that run only programs with one run it, and it needs
 # no other file. The kernel maps it a second time, so that it must not care where it is.
 LOADED = ["-fPIE", "-pie", "-Wl,--dynamic-linker=/hello", "-Wl,-z,text"]
+# The preload engine loads it as if it were its own interpreter, too, wherever it lies.
 
 # program -> (directories of csrc whose *.c are compiled, extra compiler and linker arguments)
 PROGRAMS: dict[str, tuple[list[str], list[str]]] = {
     "udk-guard": (["sys", "guard", "namespace"], STATIC),
     "udk-hello": (["sys", "hello"], STATIC),
     "udk-hello-loaded": (["sys", "hello"], LOADED),
+    "udk-ldconfig": (["sys", "ldconfig"], LOADED),
     "udk-trap": (["sys", "core", "trap", "ptrace", "preload"], TRAP),
 }
 

@@ -120,7 +120,7 @@ struct plan {
 	uint64_t loader_dev, loader_ino; /* identity: the engine's own file */
 	uint32_t lower_fd, record_fd; /* identity: descriptors at the start, 0 for none */
 	uint64_t upper_dev, lower_dev, root_ino[2]; /* of the root directory, and of the lower one */
-	uint32_t loader, state, work, changes, record, hostname, sockets, cwd, code, emulator; /* strings */
+	uint32_t loader, state, work, changes, record, hostname, sockets, cwd, code, emulator, ldconfig; /* strings */
 	uint32_t report;  /* descriptor on which the guard is told why nothing is executed; 0: none */
 	uint32_t machine; /* e_machine of what the emulator runs; 0: there is none */
 	uint32_t strings_used;

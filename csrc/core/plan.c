@@ -3,7 +3,7 @@
  * The description is a sequence of NUL-terminated words: a key, then its values.
  *
  *   mount FLAGS GUEST HOST LOWER     (FLAGS decimal; the first is the root; none ends with a slash)
- *   loader|state|work|changes|record|hostname|sockets|cwd|code|emulator TEXT
+ *   loader|state|work|changes|record|hostname|sockets|cwd|code|emulator|ldconfig TEXT
  *   options N  uid N  gid N  machine N  report N  group N (repeated)
  */
 #include "core/calls.h"
@@ -82,7 +82,7 @@ const char *plan_parse(struct plan *plan, const char *text, size_t n, bool parti
 		{ "loader", &plan->loader, true }, { "state", &plan->state, true }, { "work", &plan->work, true },
 		{ "changes", &plan->changes, true }, { "record", &plan->record, true }, { "hostname", &plan->hostname, false },
 		{ "sockets", &plan->sockets, true }, { "cwd", &plan->cwd, false }, { "code", &plan->code, true },
-		{ "emulator", &plan->emulator, true },
+		{ "emulator", &plan->emulator, true }, { "ldconfig", &plan->ldconfig, true },
 	};
 	struct { const char *key; uint32_t *to; } numbers[] = {
 		{ "options", &plan->options }, { "uid", &plan->uid }, { "gid", &plan->gid }, { "machine", &plan->machine },

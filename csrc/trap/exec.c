@@ -54,6 +54,28 @@ static bool is_i386(const char *head)
 	return !memcmp(head, "\177ELF\1", 5) && head[18] == 3 /* EM_386 */;
 }
 
+/* What a distribution's package manager cannot do without, and is static: our own, which is its own interpreter. */
+static bool instead_of_ldconfig(struct call *c)
+{
+	static const char *const theirs[] = { "/sbin/ldconfig", "/usr/sbin/ldconfig", "/usr/bin/ldconfig", "/sbin/ldconfig.real", "/usr/sbin/ldconfig.real" };
+	const char *ours = plan_text(c->core, c->core->plan->ldconfig);
+	struct place *p = &c->w->a, *interpreter = &c->w->b;
+	bool it_is = false;
+
+	for (size_t i = 0; i < ARRAY_LEN(theirs); i++)
+		it_is |= str_eq(p->guest, theirs[i]);
+	if (!*ours || !it_is || c->w->program.fd >= 0 || sys_fstatat(AT_FDCWD, ours, &p->st, 0) < 0)
+		return false;
+	memset(interpreter, 0, offsetof(struct place, guest));
+	p->dfd = interpreter->dfd = AT_FDCWD;
+	p->direct = p->raw = p->magic = false;
+	p->found = interpreter->found = true;
+	str_copy(p->host, ours, HOST_MAX);
+	str_copy(interpreter->host, ours, HOST_MAX);
+	interpreter->len = (uint16_t)str_copy(interpreter->guest, p->guest, GUEST_MAX);
+	return true;
+}
+
 static void refuse(const char *guest, const char *why)
 {
 	if (self.refused)
@@ -94,7 +116,7 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 		r = count(argv, &n);
 	if (r)
 		return r;
-	if (self.eager && is_static(c)) {
+	if (self.eager && is_static(c) && !instead_of_ldconfig(c)) {
 		refuse(p->guest, "a static program, which the preload engine cannot run; the engines namespace, trap and ptrace can");
 		return -EACCES;
 	}

@@ -140,6 +140,61 @@ def test_a_static_program_does_nothing_at_all(arena: Arena) -> None:
     assert "ran" not in done.stdout and not mark.exists()
 
 
+def test_ldconfig(arena: Arena, tmp_path: Path) -> None:
+    """A distribution's is static: ours runs in its place, and the image's own ld.so finds what it found."""
+    root, libraries = tmp_path / "root", tmp_path / "root/opt/libs"
+    for name in ("sbin", "bin", "proc", "tmp", "etc/ld.so.conf.d", "opt/libs", "opt/more"):
+        (root / name).mkdir(parents=True)
+    (root / "etc/ld.so.conf").write_text("include ld.so.conf.d/*.conf # all of them\n")
+    (root / "etc/ld.so.conf.d/a.conf").write_text("# ours\n\t/opt/libs/ \n/none\n")
+    (root / "etc/ld.so.conf.d/b.txt").write_text("/opt/more\n")
+
+    def built(name: str, text: str, *flags: str) -> Path:
+        source = tmp_path / "source.c"
+        source.write_text(text)
+        target = root / name
+        subprocess.run(["gcc", "-w", str(source), "-o", str(target), *flags], check=True)
+        return target
+
+    built("sbin/ldconfig", WRITER, "-static")
+    shared = ("-shared", "-fPIC", "-Wl,-soname,libone.so.1")
+    for version in (2, 10):
+        built(f"opt/libs/libone.so.1.{version}", f"int version(void) {{ return {version}; }}", *shared)
+    built("opt/more/libmore.so", "int more;", "-shared", "-fPIC")
+    (libraries / "libone.so").symlink_to("libone.so.1.10")
+    (libraries / "liblost.so.1").symlink_to("nowhere")
+    whole = (libraries / "libone.so.1.10").read_bytes()
+    for name, content in (
+        ("libtext.so", b"INPUT(-lc)"),
+        ("libcut.so", whole[:100]),
+        ("libhole.so", whole[:2000]),
+    ):
+        (libraries / name).write_bytes(content)
+    user = built(
+        "bin/user", "int version(void); int main() { return version(); }", str(libraries / "libone.so")
+    )
+    subprocess.run(["strip", str(user)], check=True)
+    add_libraries(user, root)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        mounts = (Mount(kind="proc", target="/proc"),)
+        return arena.run(ENGINE, *words, root=Root(lower=(), upper=str(root)), mounts=mounts)
+
+    assert run("/bin/user").returncode == 127
+    done = run("/sbin/ldconfig")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert os.readlink(libraries / "libone.so.1") == "libone.so.1.10"
+    assert run("/bin/user").returncode == 10
+    listed = {
+        line.split()[0]: line.split()[-1] for line in run("/sbin/ldconfig", "-p").stdout.splitlines()[1:]
+    }
+    assert listed["libone.so.1"] == "/opt/libs/libone.so.1" and listed["libone.so"] == "/opt/libs/libone.so"
+    assert not {"libtext.so", "libcut.so", "liblost.so.1", "libmore.so"} & set(listed)
+    assert sorted(p.name for p in (root / "etc").iterdir()) == ["ld.so.cache", "ld.so.conf", "ld.so.conf.d"]
+    done = run("/sbin/ldconfig", "-z")
+    assert (done.returncode, done.stdout.count("\n")) == (1, 1)
+
+
 def test_a_loader_as_the_program(arena: Arena) -> None:
     """ld.so has no interpreter either, but is not a static program."""
     dynamic = program(arena, "dynamic", '#include <stdio.h>\nint main() { puts("ran"); }\n')

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from udk.engines.guard import NATIVE
 from udk.engines.trap import TrapEngine
 
 TYPE_CHECKING = False
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from udk.runtime.spec import RunSpec
 
 _EAGER = 256  # csrc/core/core.h: OPT_EAGER
+_LDCONFIG = os.path.join(NATIVE, "udk-ldconfig")
 _KEEP = 2000  # files of changed code; the oldest go first
 
 
@@ -41,6 +43,8 @@ class PreloadEngine(TrapEngine):
         directory = "" if spec.confine else code_directory()
         if directory:
             words += ["code", directory]
+        if os.path.exists(_LDCONFIG):
+            words += ["ldconfig", os.path.realpath(_LDCONFIG)]
         return _EAGER
 
 

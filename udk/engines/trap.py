@@ -195,6 +195,7 @@ def _confined(spec: RunSpec, home: str, *fds: int) -> list[tuple[str, ...]]:
     sockets = homes.sockets(home)
     os.makedirs(sockets, mode=0o700, exist_ok=True)
     reach = [*confine.reach(spec), (_loader(home), "rx"), (home, "rwx"), (sockets, "rw")]
+    reach += [(path, "rx") for path in (os.path.join(NATIVE, "udk-ldconfig"),) if os.path.exists(path)]
     if spec.root.upper and spec.root.lower:
         changes = spec.root.changes or f"{os.path.dirname(_real(spec.root.upper))}/changes"
         os.close(os.open(changes, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
