@@ -242,9 +242,12 @@ long place_at(struct call *c, const char *text, size_t n, struct place *p)
 bool remember_begin(struct call *c, const struct place *p, struct note *now, uint32_t *begun)
 {
 	struct core *k = c->core;
-	const struct mount *m = &k->plan->mounts[p->mount];
+	const struct mount *m;
 
-	if (!k->notes || p->raw || p->self || p->mounted || p->slash || p->magic || !(m->flags & MOUNT_CACHE) || p->len > CACHE_TEXT)
+	if (!k->notes || p->raw || p->self || p->mounted || p->slash || p->magic || p->len > CACHE_TEXT)
+		return false;
+	m = &k->plan->mounts[p->mount];
+	if (!(m->flags & MOUNT_CACHE))
 		return false;
 	*now = (struct note){ .generation = k->plan->generation, .mount = p->mount, .kind = p->kind };
 	if (nameless(p)) { /* below what is quiet */

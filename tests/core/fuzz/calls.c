@@ -62,6 +62,7 @@ static long tell(struct call *c)
 	memcpy(a, c->a, sizeof a); /* the core uses them for itself */
 	if (!remembering)
 		changed(&world);
+	checked.kills = c->nr == __NR_kill || c->nr == __NR_rt_sigqueueinfo ? (int)a[0] : 0;
 	r = world_call(c);
 	if (tracing)
 		say(2, "%d call %ld (%lx %lx %lx %lx %lx) \"%s\": %ld\n", n_told[i], c->nr, a[0], a[1], a[2], a[3], a[4], guest, r);

@@ -16,6 +16,7 @@ struct checked {
 		bool links;       /* its links are ours, and followed on purpose */
 	} trees[MAX_TREES];
 	int n_trees;
+	long kills;               /* whom the guest itself sends a signal to, if to one */
 	int old_proc;             /* a process number whose /proc is a tree of ours, `proc` */
 	const char *proc;
 	/* Failures to come: the call that is `fail_at` calls away gets `fail_with`, then every `fail_every`th. */

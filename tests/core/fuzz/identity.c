@@ -174,7 +174,7 @@ static bool leads_out(long dfd, const void *path)
 
 static bool is_outside_call(const struct call *c)
 {
-	static const long all[] = { __NR_mount, __NR_umount2, __NR_pivot_root, __NR_chroot, __NR_unshare, __NR_setns, __NR_clone3, __NR_sethostname, 4000, -3 };
+	static const long all[] = { __NR_mount, __NR_umount2, __NR_pivot_root, __NR_chroot, __NR_unshare, __NR_setns, __NR_clone3, __NR_sethostname, __NR_kill, __NR_rt_sigqueueinfo, 4000, -3 };
 
 	for (size_t i = 0; i < ARRAY_LEN(all); i++)
 		if (c->nr == all[i])

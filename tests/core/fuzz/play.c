@@ -48,7 +48,8 @@ const struct shape shapes[96] = {
 	C(setresuid, "ijk"), C(setresgid, "ijk"), C(setgroups, "gv"), C(setfsuid, "i"), C(setfsgid, "i"), C(capget, "cs"), C(capset, "cv"),
 	C(uname, "s"), C(unshare, "U"), C(setns, "dz"), C(sethostname, "vn"), C(getuid, ""), C(geteuid, ""), C(getgid, ""), C(getegid, ""),
 	C(mount, "pq"), C(clone3, "vn"), C(renameat2, "dpdqR"), C(fgetxattr, "dxsn"), C(flistxattr, "dsn"), C(name_to_handle_at, "dpswA"),
-	{ 4000, "dp" }, { -3, "" }, C(capget, "c"), C(newfstatat, "dwsA"), C(uname, "b"), C(getresuid, "ssb"),
+	{ 4000, "dp" }, { -3, "" }, C(capget, "c"), C(newfstatat, "dwsA"), C(uname, "b"), C(getresuid, "ssb"), C(kill, "KG"),
+	C(rt_sigqueueinfo, "KGv"),
 };
 
 static unsigned long ids(unsigned n)
@@ -141,6 +142,8 @@ static long one_call(const struct record *r, const struct shape *s)
 			v = (unsigned long)(IN + 100);
 			IN[100] = 0;
 			break;
+		case 'K': v = (unsigned long)((const long[]){ -1, sys_getpid(), 1, 4000000, SC0(__NR_getppid), 0, -4000000, 7 })[r->mode & 7]; break;
+		case 'G': v = (unsigned long)((const int[]){ 0, 18, 28, 9, 65, -1, 15, 0 })[f & 7]; break;
 		case 'b': v = 8; break; /* nobody's memory */
 		case 'U': v = f & 1 ? 0x10000000 : f & 2 ? 0x00020000 : f & 4 ? 0 : 0x200; break; /* CLONE_NEWUSER, NEWNS, FS */
 		}

@@ -118,6 +118,8 @@ static const struct line scenes[][MAX_SCENE] = {
 	  S(fchown, "", "", 0, FD(1), 0x12, 0), S(capget, "", "", 0, 0, 1, 0), S(access, "/mnt/sub", "", 0, 0, 2, 0), ACT(NEXT_RUN, "", "", 0, 0, 0, 0), LOOK("/tmp/x"), END },
 	{ S(chmod, "/elf", "", 0, 0, 0xfd, 0), S(chown, "/elf", "", 0, 0, 0x2c, 0), P(openat, "/script", 2), S(chown, "/two", "", 0, 0, 0x24, 0), Q(renameat2, "/script", "/a/b/x", 0), Q(renameat2, "/a/f", "/two/x", 2),
 	  ACT(NEXT_RUN, "", "", 0, 0, 0, 0), P(openat, "/etc/passwd", 1), S(chmod, "/two", "", 0, 0, 0xfd, 0), Q(linkat, "/elf", "/tmp/x", 0), ACT(NEXT_RUN, "", "", 0, 0, 0, 0), P(unlinkat, "/elf", 0), END },
+	{ S(kill, "", "", 0, 0, 0, 0), S(kill, "", "", 1, 0, 1, 0), BECOME(2, 2), S(kill, "", "", 3, 0, 0, 0), S(kill, "", "", 1, 0, 1, 0), S(kill, "", "", 2, 0, 4, 0), S(kill, "", "", 4, 0, 0, 0),
+	  S(kill, "", "", 0, 0, 2, 0), S(kill, "", "", 1, 0, 7, 0), S(kill, "", "", 0, 0, 5, 0), S(rt_sigqueueinfo, "", "", 1, 0, 4, 0), S(rt_sigqueueinfo, "", "", 1, 0, 1, 0), END },
 };
 
 const unsigned n_scenes = ARRAY_LEN(scenes);
