@@ -176,7 +176,7 @@ static long may_execute(struct call *c, struct program *out)
 		r = owner_access(c, p, X_OK, true);
 	} else {
 		r = sys_faccessat(p->dfd, p->host, X_OK);
-		if (r == -EACCES && st.st_mode & 0111 && !(c->core->plan->mounts[p->mount].flags & MOUNT_RO))
+		if (r == -EACCES && st.st_mode & 0111 && !readonly(c, p))
 			r = 0; /* a noexec mount: the loader copies what it cannot map */
 	}
 	if (r)
