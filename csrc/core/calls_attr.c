@@ -142,12 +142,21 @@ static unsigned disk_mode(struct call *c, const struct stat *st, unsigned mode)
 	return keeps_bits(c->core) ? mode | (dir ? 0700 : 0600) : mode;
 }
 
+/* What is mounted is the caller's, by whatever guest user it was made: the kernel judges. By descriptor it is known by
+ * its device alone. */
+static bool outside(const struct call *c, const struct place *p, const struct stat *host)
+{
+	if (p && !p->raw)
+		return p->mount || p->magic;
+	return host->st_dev != c->core->plan->upper_dev && host->st_dev != c->core->plan->lower_dev;
+}
+
 /* Takes the set-group-id bit from a mode that the guest has no right to give. */
 static bool may_change(struct call *c, const struct stat *host, const struct place *p, int fd, unsigned *mode)
 {
 	struct stat st = *host;
 
-	if (c->core->ids.fsuid == 0 || !(c->core->plan->options & OPT_OWNERS))
+	if (c->core->ids.fsuid == 0 || outside(c, p, host) || !(c->core->plan->options & OPT_OWNERS))
 		return true;
 	owner_show(c, &st, p, fd);
 	if (!member_of(c->core, st.st_gid))
@@ -352,7 +361,7 @@ static long may_set_times(struct call *c, const struct place *p, const struct st
 	struct stat st = *host;
 	bool now = !times || (times[0].tv_nsec == NOW && times[1].tv_nsec == NOW);
 
-	if ((times && times[0].tv_nsec == OMIT && times[1].tv_nsec == OMIT) || (p && (p->raw || p->mount || p->magic)))
+	if ((times && times[0].tv_nsec == OMIT && times[1].tv_nsec == OMIT) || (p && p->raw) || outside(c, p, host))
 		return 0;
 	owner_show(c, &st, p, fd);
 	if (st.st_uid == c->core->ids.fsuid)

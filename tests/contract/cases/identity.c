@@ -77,6 +77,27 @@ CASE(set_ids_of_what_is_made)
 	CHECK(mknod("t", S_IFREG | 01600, 0) == 0 && lstat("t", &s) == 0 && s.st_mode == (S_IFREG | 01600));
 }
 
+CASE(what_is_mounted_belongs_to_whoever_made_it)
+{
+	struct timespec t[2] = { { 1, 0 }, { 2, 0 } };
+	char shm[64];
+	int fd;
+	need_root();
+	sprintf(shm, "/dev/shm/udk-case-%d", getpid());
+	pid_t p = fork();
+	if (!p) {
+		CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
+		for (const char *path = shm; path; path = path == shm ? "/rw/made" : NULL) {
+			CHECK((fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0644)) >= 0);
+			if (path == shm) /* by descriptor what is bound from the image's own device cannot be told */
+				CHECK(fchmod(fd, 0600) == 0 && futimens(fd, t) == 0);
+			CHECK(chmod(path, 0640) == 0 && utimensat(AT_FDCWD, path, t, 0) == 0 && unlink(path) == 0);
+		}
+		_exit(0);
+	}
+	CHECK(wait_status(p) == 0);
+}
+
 CASE(devices)
 {
 	struct stat s;
