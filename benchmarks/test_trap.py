@@ -83,7 +83,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         if subprocess.run([*inside, f"cd /bench && {build}"], env=ENV, check=False).returncode:
             subprocess.run(build, shell=True, cwd=made / "bench", check=True)  # noqa: S602
     sources = (
-        "mkdir -p /bench/src && cd /bench/src && git init -q . && git config core.checkStat minimal && for d in $(seq 90); do mkdir s$d; "
+        "mkdir -p /bench/src && cd /bench/src && git init -q . && git config core.checkStat minimal && "
+        "for d in $(seq 90); do mkdir s$d; "
         "for f in $(seq 30); do echo $d $f >s$d/file$f.c; done; done; git add -A && "
         "git -c user.name=a -c user.email=a@b commit -qm all"
     )
