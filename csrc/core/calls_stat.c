@@ -54,7 +54,8 @@ static void show_fd(struct call *c, struct stat *st, int fd)
 {
 	struct place *p = &c->w->b;
 
-	if ((st->st_mode & S_IFMT) == S_IFDIR && st->st_nlink && c->core->plan->mounts[0].flags & MOUNT_UNION) {
+	if ((st->st_mode & S_IFMT) == S_IFDIR && st->st_nlink && c->core->plan->mounts[0].flags & MOUNT_UNION &&
+	    !note_quiet(c->core, fd, &p->mount, &p->kind)) {
 		int kind = remembered(c, st);
 
 		if (kind < 0 && base_dir(c, fd, p) >= 0 && !p->raw)
