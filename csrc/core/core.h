@@ -418,6 +418,9 @@ void owner_index_changes(struct core *k);
 void owner_forget(struct core *k, const struct stat *st);
 /* Owner, mode, device and inode as the guest should see them. p may be NULL (a descriptor's stat). */
 void owner_show(struct call *c, struct stat *st, const struct place *p, int fd);
+/* The same for what none of the records tells of, by which nothing but the stat's first 40 bytes is read; false when
+ * that is not sure. */
+bool owner_show_plain(struct core *k, struct stat *st);
 void owner_copy(struct call *c, const struct stat *from, const char *from_guest, const struct stat *to);
 long owner_load_record(struct core *k);
 void owner_forget_record(void);

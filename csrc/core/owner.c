@@ -466,6 +466,20 @@ void owner_show(struct call *c, struct stat *st, const struct place *p, int fd)
 	(void)ino;
 }
 
+bool owner_show_plain(struct core *k, struct stat *st)
+{
+	const struct plan *plan = k->plan;
+	uint64_t bit;
+	volatile uint64_t *word = owned_word(k, st->st_ino, &bit);
+
+	if ((plan->options & (OPT_IDENTITY | OPT_OWNERS | OPT_RECORD_BY_PATH)) != OPT_OWNERS || plan->uid || plan->lower_dev != plan->upper_dev ||
+	    st->st_dev != plan->upper_dev || (st->st_uid != plan->host_uid && st->st_uid != plan->lower_uid) ||
+	    *word & bit)
+		return false;
+	st->st_uid = st->st_gid = 0;
+	return true;
+}
+
 void owner_copy(struct call *c, const struct stat *from, const char *from_guest, const struct stat *to)
 {
 	struct core *k = c->core;

@@ -294,6 +294,7 @@ long on_patched(long nr, unsigned long a, unsigned long b, unsigned long c, unsi
 		unsigned long pc)
 {
 	unsigned long args[6] = { a, b, c, d, e, g };
+	long r;
 
 	if (self.filter) {
 		uint32_t action = filter_run(nr, args, pc);
@@ -306,7 +307,5 @@ long on_patched(long nr, unsigned long a, unsigned long b, unsigned long c, unsi
 			return outside(nr, args);
 		}
 	}
-	if (nr == __NR_fcntl && b != F_DUPFD && b != F_DUPFD_CLOEXEC && !is_root_fd(&self.core, (int)a))
-		return SC3(nr, a, b, c); /* comes this way with the others because all are made at one place */
-	return answer(nr, args, NULL);
+	return light(nr, args, &r) ? r : answer(nr, args, NULL);
 }

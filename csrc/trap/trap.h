@@ -120,6 +120,10 @@ long trap_call(struct call *c);
 long answer(long nr, const unsigned long a[6], struct frame *f);
 const struct entry *trap_entry_of(long nr); /* from the front end's table, else the core's */
 
+/* ---- light.c ------------------------------------------------------------------------------------------ */
+
+bool light(long nr, const unsigned long a[6], long *r); /* false: `answer` is to do it */
+
 /* ---- signals.c ---------------------------------------------------------------------------------------- */
 
 void signals_start(void);
