@@ -67,6 +67,8 @@ static int take(struct core *k, const struct cached *e, uint64_t key1, uint64_t 
 	p->len = len;
 	p->mount = e->mount;
 	p->kind = e->kind;
+	if (!n)
+		p->layer = e->layer;
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	if (__atomic_load_n(&e->seq, __ATOMIC_RELAXED) != seq)
 		return -1;
@@ -74,21 +76,24 @@ static int take(struct core *k, const struct cached *e, uint64_t key1, uint64_t 
 }
 
 static void keep(struct cached *e, uint32_t generation, uint64_t key1, uint64_t key2, const char *key, size_t n,
-		 const struct place *p, int inside)
+		 const char *path, size_t len, const struct place *p, int inside)
 {
 	uint32_t seq = __atomic_load_n(&e->seq, __ATOMIC_RELAXED);
 
-	if (n + p->len > CACHE_TEXT || seq & 1 ||
+	if (n + len > CACHE_TEXT || seq & 1 ||
 	    !__atomic_compare_exchange_n(&e->seq, &seq, seq + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
 		return;
 	e->key1 = key1;
 	e->key2 = key2;
 	e->key_len = (uint16_t)n;
 	memcpy(e->text, key, n);
-	memcpy(e->text + n, p->guest, p->len);
-	e->len = p->len;
-	e->mount = p->mount;
-	e->kind = p->kind;
+	memcpy(e->text + n, path, len);
+	e->len = (uint16_t)len;
+	if (p) {
+		e->mount = p->mount;
+		e->kind = p->kind;
+		e->layer = p->layer;
+	}
 	e->mounts_inside = (uint8_t)inside;
 	e->generation = generation;
 	__atomic_store_n(&e->seq, seq + 2, __ATOMIC_RELEASE);
@@ -105,7 +110,48 @@ void cache_keep_text(struct core *k, uint32_t generation, const char *key, size_
 {
 	uint64_t h = text_hash(key, n);
 
-	keep(&k->plan->dirs[h % DIR_CACHE], generation, h, n, key, n, p, inside);
+	keep(&k->plan->dirs[h % DIR_CACHE], generation, h, n, key, n, p->guest, p->len, p, inside);
+}
+
+bool cache_straight(struct core *k, const char *text, size_t n, uint8_t *mount, uint8_t *kind)
+{
+	uint64_t h = text_hash(text, n);
+	const struct cached *e = &k->plan->dirs[h % DIR_CACHE];
+	uint32_t seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
+
+	*mount = e->mount;
+	*kind = e->kind;
+	if (seq & 1 || e->key1 != h || e->key2 != n || e->key_len != n || e->len != n || n > CACHE_TEXT / 2 || e->mounts_inside ||
+	    e->kind == IN_MERGED || e->generation != k->plan->generation || !same_text(e->text, text, n) || !same_text(e->text + n, text, n))
+		return false;
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	return __atomic_load_n(&e->seq, __ATOMIC_RELAXED) == seq;
+}
+
+/* These are kept with the texts, told from them by the inode's number in the place of the length. */
+static uint64_t below_hash(uint64_t dev, uint64_t ino, const char *text, size_t n)
+{
+	return text_hash(text, n) ^ inode_hash(dev, ino);
+}
+
+bool cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n)
+{
+	uint64_t h = below_hash(dev, ino, text, n);
+	const struct cached *e = &k->plan->dirs[h % DIR_CACHE];
+	uint32_t seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
+
+	if (seq & 1 || e->key1 != h || e->key2 != ~ino || e->key_len != n || e->len != sizeof dev || n + sizeof dev > CACHE_TEXT ||
+	    e->generation != k->plan->generation || !same_text(e->text, text, n) || !same_text(e->text + n, (const char *)&dev, sizeof dev))
+		return false;
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	return __atomic_load_n(&e->seq, __ATOMIC_RELAXED) == seq;
+}
+
+void cache_keep_below(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const char *text, size_t n)
+{
+	uint64_t h = below_hash(dev, ino, text, n);
+
+	keep(&k->plan->dirs[h % DIR_CACHE], generation, h, ~ino, text, n, (const char *)&dev, sizeof dev, NULL, 0);
 }
 
 int cache_inode(struct core *k, uint64_t dev, uint64_t ino, struct place *p)
@@ -115,7 +161,7 @@ int cache_inode(struct core *k, uint64_t dev, uint64_t ino, struct place *p)
 
 void cache_keep_inode(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const struct place *p, int inside)
 {
-	keep(&k->plan->fds[inode_hash(dev, ino) % FD_CACHE], generation, dev, ino, "", 0, p, inside);
+	keep(&k->plan->fds[inode_hash(dev, ino) % FD_CACHE], generation, dev, ino, "", 0, p->guest, p->len, p, inside);
 }
 
 void bloom_add(struct core *k, const char *name, size_t n)

@@ -386,6 +386,13 @@ static long do_chdir(struct call *c, struct place *p)
 	}
 	if ((p->st.st_mode & S_IFMT) != S_IFDIR)
 		return -ENOTDIR;
+	/* Of a directory in both layers the lower's is the better place to be: names that are only there are the kernel's
+	 * business alone. */
+	if (!p->raw && (!p->mounted || !p->len) && p->kind == IN_MERGED && p->layer == LAYER_UPPER && (p->self || kind_below(c, p) == IN_MERGED)) {
+		host_path(c->core, p->mount, LAYER_LOWER, p->guest, p->len, c->w->text);
+		if (strlen(c->w->text) < GUEST_MAX && !sys_chdir(c->w->text))
+			return 0;
+	}
 	if (p->dfd == AT_FDCWD)
 		return sys_chdir(p->host);
 	r = sys_openat(p->dfd, p->host, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);

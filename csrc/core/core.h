@@ -86,7 +86,7 @@ struct cached {
 	uint32_t seq, generation;
 	uint64_t key1, key2; /* hash of the text and its length, or device and inode */
 	uint16_t key_len, len;
-	uint8_t mount, kind, mounts_inside, spare;
+	uint8_t mount, kind, mounts_inside, layer; /* the last: of the directory itself, by device and inode */
 	char text[CACHE_TEXT]; /* key (for the cache by text), then the canonical path */
 };
 
@@ -276,6 +276,11 @@ int cache_text(struct core *k, const char *key, size_t n, struct place *p);
 int cache_inode(struct core *k, uint64_t dev, uint64_t ino, struct place *p);
 void cache_keep_text(struct core *k, uint32_t generation, const char *key, size_t n, const struct place *p, int inside);
 void cache_keep_inode(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const struct place *p, int inside);
+/* A directory that its own text names without a link, of one layer: what its names are looked up in. False: not sure. */
+bool cache_straight(struct core *k, const char *text, size_t n, uint8_t *mount, uint8_t *kind);
+/* The same for a path relative to a directory: the kernel may walk it from there. */
+bool cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n);
+void cache_keep_below(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const char *text, size_t n);
 void bloom_add(struct core *k, const char *name, size_t n);
 /* A directory or link of this name was removed, replaced or shadowed. */
 void changed_name(struct core *k, const char *name, size_t n);

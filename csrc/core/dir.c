@@ -180,6 +180,7 @@ long base_dir(struct call *c, int dfd, struct place *p)
 		return 0;
 	inside = mounts_inside(k, p->guest, p->len);
 	add_names(k, p->guest, p->len);
+	p->layer = (uint8_t)layer;
 	cache_keep_inode(k, generation, p->st.st_dev, p->st.st_ino, p, inside);
 	return inside;
 }

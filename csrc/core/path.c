@@ -144,13 +144,15 @@ static void at_mount(struct call *c, struct place *p)
 	p->kind = IN_PLAIN;
 }
 
-/* The directory `path` below dfd, from the cache. Where all of it is one layer of one mount and no link is crossed the
- * kernel may walk from dfd (p->direct). -1: must be walked. */
+/* The directory `path` below dfd, from the cache. Where all of it is one layer of one mount, or dfd itself is the lower's
+ * directory and what is looked for is there alone, and no link is crossed, the kernel may walk from dfd (p->direct). -1: must be walked. */
 static int below(struct call *c, int dfd, const char *path, size_t n, struct place *p)
 {
 	struct core *k = c->core;
 	char *text = c->w->text;
 	struct place *base = &c->w->c;
+	uint32_t generation = k->plan->generation;
+	uint64_t dev, ino;
 	size_t len;
 	int inside;
 
@@ -161,7 +163,7 @@ static int below(struct call *c, int dfd, const char *path, size_t n, struct pla
 	text[len++] = '/';
 	memcpy(text + len, path, n);
 	len += n;
-	base->kind = p->kind;
+	base->kind = p->kind == IN_MERGED && p->layer == LAYER_LOWER ? IN_LOWER : p->kind;
 	base->mount = p->mount;
 	inside = cache_text(k, text, len, p);
 	fresh(p);
@@ -169,9 +171,10 @@ static int below(struct call *c, int dfd, const char *path, size_t n, struct pla
 	    !memcmp(p->guest, text, len)) {
 		p->direct = true;
 		p->dfd = dfd;
+		if (!inside && !p->mount && note_get(k, dfd, &dev, &ino) && !cache_below(k, dev, ino, path, n))
+			cache_keep_below(k, generation, dev, ino, path, n);
 	} else if (dfd != AT_FDCWD && inside >= 0) { /* the path is used without the descriptor: is it what was noted? */
 		struct stat *st = &base->st;
-		uint64_t dev, ino;
 
 		if (note_get(k, dfd, &dev, &ino) && (sys_fstatat(dfd, "", st, AT_EMPTY_PATH) || st->st_dev != dev || st->st_ino != ino))
 			return -1;

@@ -192,6 +192,21 @@ static long intercept(struct plan *p, bool joins, const char **what)
 	return r;
 }
 
+/* The kernel writes a core file to the working directory, without asking us: that may be the image's. */
+static void no_core_files(void)
+{
+	const struct rlimit64 none = { 0, 0 };
+	char pattern = 0;
+	long fd = sys_open("/proc/sys/kernel/core_pattern", O_RDONLY | O_CLOEXEC, 0);
+
+	if (fd >= 0) {
+		sys_read((int)fd, &pattern, 1);
+		sys_close((int)fd);
+	}
+	if (pattern != '|' && pattern != '/')
+		sys_prlimit(0, 4 /* RLIMIT_CORE */, &none, NULL);
+}
+
 NORETURN static void run(char **argv, char **envp, bool joins)
 {
 	struct core *k = &self.core;
@@ -221,6 +236,8 @@ NORETURN static void run(char **argv, char **envp, bool joins)
 	}
 	if (!argv[0])
 		fail("no command", "", 0);
+	if (!(k->plan->options & OPT_IDENTITY))
+		no_core_files();
 	roots_open(k);
 	c.w = slot_take();
 	c.a[0] = (unsigned long)(*cwd ? cwd : "/");
