@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,7 +49,17 @@ def snapshot(tree: Path) -> str:
     return digest.hexdigest()
 
 
+@pytest.fixture
+def core_files() -> Iterator[None]:
+    """As far as they are allowed here."""
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("core_files")
 @pytest.mark.parametrize("build", BUILDS)
 def test_cases(engine: Engine, arena: Arena, programs: dict[str, str], build: str) -> None:
     if build not in programs:

@@ -297,3 +297,21 @@ CASE(security_attributes)
 	FAILS(setxattr("f", "trusted.mine", "v", 1, 0), EPERM);
 	CHECK(!setxattr(L "/tree", "security.mine", "v", 1, 0) && listxattr(L "/tree", v, sizeof v) == 14);
 }
+
+/* The kernel itself writes core files, to the working directory: not to the image's (its tree is compared at the end). */
+CASE(a_core_file)
+{
+	struct rlimit most;
+	int status;
+	pid_t pid;
+
+	CHECK(getrlimit(RLIMIT_CORE, &most) == 0);
+	most.rlim_cur = most.rlim_max;
+	pid = fork();
+	if (pid == 0) {
+		CHECK(setrlimit(RLIMIT_CORE, &most) == 0 && chdir(L "/dir/sub") == 0);
+		signal(SIGABRT, SIG_DFL);
+		abort();
+	}
+	CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+}
