@@ -114,6 +114,26 @@ def test_an_engine_that_is_refused_meanwhile_hands_over(udk: Udk, box: str, laun
     assert (done.stdout, done.returncode) == (b"ran\n", 7), done.stderr
 
 
+def test_jobs_under_other_filters_hand_over(udk: Udk, box: str, launcher: str, tmp_path: Path) -> None:
+    """That they are others cannot be seen: what one found is believed by the other, until it fails."""
+    env = {**udk.environ(), "XDG_RUNTIME_DIR": str(tmp_path)}
+    script = ("sh", "-c", "cat; echo ran; exit 7")
+    for mode in ("denied", "noseccomp", "denied"):
+        done = subprocess.run(
+            [launcher, mode, *udk.argv("run", "-i", box, *script)],
+            env=env, cwd=udk.base, capture_output=True, timeout=100, input=b"in\n",
+        )  # fmt: skip
+        assert (done.stdout, done.stderr, done.returncode) == (b"in\nran\n", b"", 7), mode
+    probes = (tmp_path / "udk/probes").read_text().splitlines()
+    assert any(line.split()[1] == "trap" and len(line.split()) == 3 for line in probes)
+    failed = subprocess.run(
+        [launcher, "noseccomp", *udk.argv("run", "--engine", "trap", box, *script)],
+        env=env, cwd=udk.base, capture_output=True, timeout=100,
+    )  # fmt: skip
+    assert failed.returncode == 125 and failed.stdout == b"" and failed.stderr.count(b"\n") == 1
+    assert b"this node refuses the system-call filter" in failed.stderr
+
+
 def test_what_a_restricted_job_found_is_not_believed_by_others(udk: Udk, box: str, launcher: str) -> None:
     """Of one user, on one node, at one time: a job under filters, and one without."""
     words = ["run", "--engine", "N1", box, "sh", "-c", "touch /f; chown 3:4 /f; ls -ln /f"]
