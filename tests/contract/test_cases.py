@@ -30,7 +30,7 @@ EXPECTED: dict[str, set[str]] = {
     "runc": set(),
     "singularity": set(),
 }
-# And what --confine keeps from it: /dev/shm is then a directory of the run's own, on the image's device: there
+# And what --confine keeps from it: /dev/shm is then a directory of the run's own on the image's device: there
 # it cannot be told what an ordinary guest user's descriptor leads to.
 _SHM = {"what_is_mounted_belongs_to_whoever_made_it"}
 CONFINED: dict[str, set[str]] = {"trap": _SHM, "ptrace": _SHM, "preload": _SHM}
