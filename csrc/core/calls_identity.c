@@ -381,13 +381,15 @@ static long moved(struct call *c, long afd, const void *from, long bfd, const vo
 
 	if (!any_changes(k) && !k->plan->lower_owners_used)
 		return call_raw(c);
-	known_from = !SC4(__NR_newfstatat, afd, from, &st, follow) && in_root(k, &st) && (st.st_mode & S_IFMT) != S_IFDIR;
-	known_to = replaces && !SC4(__NR_newfstatat, bfd, to, &target, AT_SYMLINK_NOFOLLOW);
+	known_from = !SC4(__NR_newfstatat, afd, from, &st, follow);
+	known_to = replaces && !SC4(__NR_newfstatat, bfd, to, &target, AT_SYMLINK_NOFOLLOW) &&
+		   (!known_from || target.st_ino != st.st_ino || target.st_dev != st.st_dev); /* onto itself nothing happens */
+	known_from = known_from && in_root(k, &st) && (st.st_mode & S_IFMT) != S_IFDIR;
 	before = known_from ? known(k, &st) : nothing;
 	r = call_raw(c);
 	if (r)
 		return r;
-	if (known_to && (target.st_nlink <= 1 || (target.st_mode & S_IFMT) == S_IFDIR) && (!known_from || target.st_ino != st.st_ino))
+	if (known_to && (target.st_nlink <= 1 || (target.st_mode & S_IFMT) == S_IFDIR))
 		forget_entries(k, &target);
 	if (!before.flags || (changed_entry(k, &st) && changed_entry(k, &st)->dev == DEV_UPPER))
 		return 0;

@@ -82,8 +82,12 @@ static void remove_below(int dirfd, const char *name)
 
 	if (fd < 0 && !sys_fchmodat(dirfd, name, 0700))
 		fd = (int)sys_openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW, 0);
-	if (fd < 0)
-		return;
+	if (fd < 0) {
+		if (fd == -ENOENT)
+			return;
+		say(2, "%s cannot be emptied: %s\n", name, errno_text(fd));
+		abort();
+	}
 	sys_fchmod(fd, 0700);
 	for (bool again = true; again;) {
 		again = false;
