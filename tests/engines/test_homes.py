@@ -71,8 +71,8 @@ def works(name: str) -> Engine:
 def test_what_killed_runs_left_in_memory_goes_with_the_next(
     shell: Box, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a layer the state is in /dev/shm (here a place that no other udk sweeps), where no lease of a store
-    tells of it."""
+    """Without a layer the state is in /dev/shm (here a place that no other udk sweeps), where no lease of
+    a store tells of it."""
     engine = works(name)
     assert homes.MEMORY == "/dev/shm"
     monkeypatch.setattr(homes, "MEMORY", str(tmp_path))
