@@ -83,7 +83,7 @@ static void remove_below(int dirfd, const char *name)
 	if (fd < 0 && !sys_fchmodat(dirfd, name, 0700))
 		fd = (int)sys_openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW, 0);
 	if (fd < 0) {
-		if (fd == -ENOENT)
+		if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP)
 			return;
 		say(2, "%s cannot be emptied: %s\n", name, errno_text(fd));
 		abort();
