@@ -361,7 +361,7 @@ long call_openat(struct call *c)
 #define KNOWN_FLAGS (O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC | O_DSYNC | 020000 /* O_ASYNC */ | \
 		     O_DIRECT | 0100000 /* O_LARGEFILE */ | O_DIRECTORY | O_NOFOLLOW | O_NOATIME | O_CLOEXEC | O_PATH | TMPFILE_BIT)
 
-/* RESOLVE_*: restrictions on the walk, see path.c. */
+/* RESOLVE_*: restrictions on the walk, see walk.c. */
 static long restrict_to(struct call *c, int dfd, unsigned how)
 {
 	struct place *p = &c->w->a;

@@ -322,7 +322,7 @@ long guest_path(const struct core *k, const char *host, size_t n, char *guest, i
 /* Turns a host path in `text` (of HOST_MAX bytes) into what the guest may see, in place. */
 long show_path(struct core *k, char *text, size_t n);
 
-/* ---- path.c ------------------------------------------------------------------------------------------- */
+/* ---- path.c, walk.c ----------------------------------------------------------------------------------- */
 
 enum { FOLLOW = 1, /* the last name too */
        KEEP_SLASH = 2, /* a trailing slash does not make it followed: for names to be made or removed */

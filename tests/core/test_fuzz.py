@@ -76,7 +76,7 @@ PLANTED = {
     ),
     "memory is used that nobody wrote": (
         "calls",
-        "core/path.c",
+        "core/walk.c",
         "w.keep = r >= 0 && w.keep",
         "w.keep = w.keep",
     ),
