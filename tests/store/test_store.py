@@ -221,3 +221,17 @@ def test_run_path_costs_few_system_calls(store: Store, tmp_path: Path) -> None:
     calls = [line for line in lines if store.path in line and "execve(" not in line]
     assert len(calls) <= 8, calls  # version, reference, settled?, tree, lease, mark, tree, config
     assert not any("sync(" in line for line in lines)
+
+
+def test_another_process_makes_the_store_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look for its version and the look at what is there."""
+    path = str(tmp_path / "s")
+    look = os.listdir
+
+    def late(where: str) -> list[str]:
+        monkeypatch.setattr(os, "listdir", look)
+        Store.open(path)
+        return look(where)
+
+    monkeypatch.setattr(os, "listdir", late)
+    Store.open(path)

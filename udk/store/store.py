@@ -101,9 +101,10 @@ class Store:
     def _create(self) -> None:
         try:
             make_private(self.path)
-            if any(
-                name not in (*DIRECTORIES, "oci", "cvmfs") for name in os.listdir(self.path) if name[0] != "."
-            ):
+            names = [name for name in os.listdir(self.path) if name[0] != "."]
+            if "version" in names:
+                return  # another process made it since it was looked for
+            if any(name not in (*DIRECTORIES, "oci", "cvmfs") for name in names):
                 raise StoreError(
                     f"{self.path} is not empty and not a store", "set UDK_HOME to an empty or a new directory"
                 )
