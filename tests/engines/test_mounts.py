@@ -99,13 +99,13 @@ def test_nested_binds_in_order(box: Box, data: Path, tmp_path: Path) -> None:
     (work / "_inputs" / "0").mkdir(parents=True)
     (work / "_inputs" / "0" / "in.txt").touch()
     mounts = (
-        bind(work, "/mnt/work"),
-        bind(data / "file", "/mnt/work/_inputs/0/in.txt", readonly=True),
-        bind(other, "/mnt/work/other"),
+        bind(work, "/mnt/task"),
+        bind(data / "file", "/mnt/task/_inputs/0/in.txt", readonly=True),
+        bind(other, "/mnt/task/other"),
     )
-    assert box.output("/hello", "cat", "/mnt/work/_inputs/0/in.txt", mounts=mounts) == "content"
-    assert box.output("/hello", "cat", "/mnt/work/other/o", mounts=mounts) == "other"
-    assert box.run("/hello", "write", "/mnt/work/_inputs/0/in.txt", "x", mounts=mounts).returncode == 1
+    assert box.output("/hello", "cat", "/mnt/task/_inputs/0/in.txt", mounts=mounts) == "content"
+    assert box.output("/hello", "cat", "/mnt/task/other/o", mounts=mounts) == "other"
+    assert box.run("/hello", "write", "/mnt/task/_inputs/0/in.txt", "x", mounts=mounts).returncode == 1
     assert (work / "_inputs" / "0" / "in.txt").read_bytes() == b""
 
 
