@@ -54,6 +54,15 @@ PROGRAMS: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
+def machine_options(cc: list[str]) -> list[str]:
+    """gcc's atomics for aarch64 ask a libc which instructions there are; older ones have no such option."""
+    option = "-mno-outline-atomics"
+    null = subprocess.DEVNULL
+    probe = [*cc, "-Werror", option, "-E", "-x", "c", os.devnull]
+    known = not subprocess.run(probe, stdout=null, stderr=null, check=False).returncode
+    return [option] if known else []
+
+
 def compile_program(name: str, dirs: list[str], extra: list[str]) -> None:
     sources = sorted(str(p) for d in dirs for p in (CSRC / d).glob("*.c"))
     inputs = [*sources, *(str(p) for p in CSRC.rglob("*.h")), __file__]
@@ -64,9 +73,12 @@ def compile_program(name: str, dirs: list[str], extra: list[str]) -> None:
     part = target.with_name(f".{name}.{os.getpid()}")
     try:
         subprocess.run(
-            [*cc, *FREESTANDING, *WARNINGS, f"-I{CSRC}", *sources, *extra, "-lgcc", "-o", str(part)],
+            [
+                *cc, *FREESTANDING, *machine_options(cc), *WARNINGS, f"-I{CSRC}", *sources, *extra,
+                "-lgcc", "-o", str(part),
+            ],
             check=True,
-        )
+        )  # fmt: skip
         part.chmod(0o755)
         part.replace(target)
     finally:

@@ -17,7 +17,8 @@ long tracer_start(volatile int **every);
 /* From here on every call of this thread stops again (P2): the last thing that a handler or the loader does. */
 void step_out(void);
 
-/* Where the tracer sends a thread: rcx is where to return to, r11 the call's number, all else is the guest's. */
+/* Where the tracer sends a thread. x86_64: rcx is where to return to, r11 the call's number or the error, all else is the
+ * guest's. aarch64: four words were pushed, see entry.c; the error is one of them. */
 extern char traced_entry[], traced_error[];
 
 #define STEP_OUT_CODE (-0x5a5) /* si_code of the signal by which step_out tells the tracer */

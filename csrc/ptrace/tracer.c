@@ -7,10 +7,9 @@
 #include "ptrace/ptrace.h"
 
 #include <linux/audit.h>
+#include <linux/elf.h>
 #include <linux/ptrace.h>
 #include <linux/seccomp.h>
-
-#if defined(__x86_64__)
 
 #ifndef PTRACE_GET_SYSCALL_INFO
 #define PTRACE_GET_SYSCALL_INFO 0x420e
@@ -24,10 +23,23 @@
 #endif
 #define HARMLESS __NR_getpid /* a call that any filter allows, in place of one that is not to be made */
 
+#if defined(__x86_64__)
 struct registers { /* user_regs_struct */
 	unsigned long r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip, cs, flags, rsp,
 		ss, fs_base, gs_base, ds, es, fs, gs;
 };
+#define PC(r) ((r)->rip)
+#define NUMBER(r) ((long)(r)->orig_rax)
+#else
+struct registers { /* user_pt_regs */
+	unsigned long x[31], sp, pc, pstate;
+};
+#define PC(r) ((r)->pc)
+#define NUMBER(r) ((int)(r)->x[8])
+#ifndef NT_ARM_SYSTEM_CALL
+#define NT_ARM_SYSTEM_CALL 0x404
+#endif
+#endif
 
 struct syscall_info {
 	uint8_t op, pad[3];
@@ -46,6 +58,22 @@ static long trace(long request, int pid, unsigned long addr, const void *data)
 	return SC4(__NR_ptrace, request, pid, addr, data);
 }
 
+/* How much of the registers there is, or -errno: less for a 32-bit program. */
+static long get_registers(int pid, struct registers *r)
+{
+	struct { void *at; size_t n; } to = { r, sizeof *r };
+	long error = trace(PTRACE_GETREGSET, pid, NT_PRSTATUS, &to);
+
+	return error ? error : (long)to.n;
+}
+
+static void set_registers(int pid, const struct registers *r)
+{
+	struct { const void *at; size_t n; } from = { r, sizeof *r };
+
+	trace(PTRACE_SETREGSET, pid, NT_PRSTATUS, &from);
+}
+
 static bool in_text(unsigned long pc)
 {
 	return pc - ENGINE_BASE < TEXT_SIZE || pc - PAST_PLAN < 4096;
@@ -53,39 +81,65 @@ static bool in_text(unsigned long pc)
 
 /* ---- calls -------------------------------------------------------------------------------------------- */
 
-/* Instead of its call the thread runs the code at `to`. */
+/* Instead of its call the thread runs the code at `to`. P2: other filters, of whoever started us, judge the number that
+ * is there. */
+#if defined(__x86_64__)
 static void redirect(int pid, struct registers *r, const char *to, long word)
 {
 	r->rcx = r->rip;
 	r->r11 = (unsigned long)word;
 	r->rip = (unsigned long)to;
-	r->orig_rax = *every ? HARMLESS : -1UL; /* P2: other filters, of whoever started us, judge the number that is there */
-	trace(PTRACE_SETREGS, pid, 0, r);
+	r->orig_rax = *every ? HARMLESS : -1UL;
+	set_registers(pid, r);
 	inside[pid] = to == traced_error; /* then getpid has an exit */
 	trace(to == traced_error ? PTRACE_SYSCALL : PTRACE_CONT, pid, 0, NULL);
 }
+#else
+static void redirect(int pid, struct registers *r, const char *to, long word)
+{
+	const unsigned long words[4] = { r->pc, r->pstate, r->x[0] /* getpid's result comes there */, to == traced_error ? (unsigned long)word : 0 };
+	int number = *every ? HARMLESS : -1;
+	struct { const void *at; size_t n; } from = { &number, sizeof number };
+
+	r->sp -= sizeof words; /* where that is no memory the thread faults there by itself */
+	for (size_t i = 0; i < ARRAY_LEN(words); i++)
+		trace(PTRACE_POKEDATA, pid, r->sp + i * sizeof words[0], (const void *)words[i]);
+	r->pc = (unsigned long)to;
+	set_registers(pid, r);
+	trace(PTRACE_SETREGSET, pid, NT_ARM_SYSTEM_CALL, &from);
+	inside[pid] = 0;
+	trace(PTRACE_CONT, pid, 0, NULL);
+}
+#endif
 
 static void seccomp_stop(int pid)
 {
 	struct registers r;
 
-	if (!trace(PTRACE_GETREGS, pid, 0, &r))
-		redirect(pid, &r, traced_entry, (long)r.orig_rax);
+	if (get_registers(pid, &r) > 0)
+		redirect(pid, &r, traced_entry, NUMBER(&r));
 }
 
 /* What PTRACE_GET_SYSCALL_INFO would have said. */
 static bool find_out(int pid, struct syscall_info *i, struct registers *r)
 {
-	long code = 0;
+	long code = 0, n = get_registers(pid, r);
 
-	if (trace(PTRACE_GETREGS, pid, 0, r))
+	if (n <= 0)
 		return false;
-	i->ip = r->rip;
-	i->nr = r->orig_rax;
+	i->ip = PC(r);
+	i->nr = (uint64_t)NUMBER(r);
+#if defined(__x86_64__)
 	i->args[0] = r->rdi, i->args[1] = r->rsi, i->args[2] = r->rdx, i->args[3] = r->r10, i->args[4] = r->r8, i->args[5] = r->r9;
 	i->arch = AUDIT_ARCH_X86_64;
 	if (r->cs == 0x23 || (!trace(PTRACE_PEEKTEXT, pid, r->rip - 2, &code) && (code & 0xffff) == 0x80cd))
 		i->arch = AUDIT_ARCH_I386;
+#else
+	for (int k = 0; k < 6; k++)
+		i->args[k] = r->x[k];
+	i->arch = n < (long)sizeof *r ? AUDIT_ARCH_ARM : AUDIT_ARCH_AARCH64;
+	(void)code;
+#endif
 	return true;
 }
 
@@ -116,7 +170,7 @@ static void syscall_stop(int pid)
 		for (int k = 0; k < 6; k++)
 			d.args[k] = i.args[k];
 		action = filter_judge(&d);
-		if (action != SECCOMP_RET_ALLOW && (old_kernel || !trace(PTRACE_GETREGS, pid, 0, &r))) {
+		if (action != SECCOMP_RET_ALLOW && (old_kernel || get_registers(pid, &r) > 0)) {
 			bool refused = (action & SECCOMP_RET_ACTION_FULL) == SECCOMP_RET_ERRNO;
 
 			redirect(pid, &r, refused ? traced_error : traced_entry, refused ? -(long)(action & SECCOMP_RET_DATA) : (long)i.nr);
@@ -144,13 +198,13 @@ static bool is_ours(int pid)
 	struct registers r;
 	unsigned long fix;
 
-	if (trace(PTRACE_GETREGS, pid, 0, &r))
+	if (get_registers(pid, &r) <= 0)
 		return false;
-	fix = in_text(r.rip) ? fault_fix(r.rip) : 0;
+	fix = in_text(PC(&r)) ? fault_fix(PC(&r)) : 0;
 	if (!fix)
 		return false;
-	r.rip = fix;
-	trace(PTRACE_SETREGS, pid, 0, &r);
+	PC(&r) = fix;
+	set_registers(pid, &r);
 	trace(PTRACE_CONT, pid, 0, NULL);
 	return true;
 }
@@ -263,11 +317,3 @@ long tracer_start(volatile int **flag)
 	sys_close(ends[0]);
 	return r;
 }
-
-#else
-long tracer_start(volatile int **every)
-{
-	(void)every;
-	return -ENOSYS;
-}
-#endif

@@ -88,12 +88,12 @@ static long call_clone(struct call *c)
 	c->core->notes = NULL;
 	if (!f)
 		return -EAGAIN; /* not rewritten: does not happen */
-#if defined(__x86_64__)
 	FRAME_ARG(f, 0) |= 1UL << 63;
-	FRAME_PC(f) -= 2;
+	FRAME_PC(f) -= CALL_SIZE;
+#if defined(__x86_64__)
 	return __NR_clone;
 #else
-	return -ENOSYS;
+	return (long)FRAME_ARG(f, 0); /* the register of the result is the first argument's */
 #endif
 }
 
@@ -208,7 +208,7 @@ static long call_ids_aside(struct call *c)
 
 static bool changes_ids(long nr)
 {
-	return (nr >= __NR_setuid && nr <= __NR_setgid) || nr == __NR_setreuid || nr == __NR_setregid || nr == __NR_setresuid ||
+	return nr == __NR_setuid || nr == __NR_setgid || nr == __NR_setreuid || nr == __NR_setregid || nr == __NR_setresuid ||
 	       nr == __NR_setresgid || nr == __NR_setgroups || nr == __NR_setfsuid || nr == __NR_setfsgid;
 }
 
@@ -284,8 +284,10 @@ int on_trap(int sig, struct info *info, struct frame *f)
 		FRAME_RESULT(f) = (unsigned long)-(long)ENOSYS; /* TRACE without a tracer, USER_NOTIF */
 	if (self.patch && nr != __NR_clone)
 		patch_site(pc, nr, f);
+#if defined(__x86_64__)
 	if (self.fast_return && !(f->stack.flags & (1 << 31)))
 		return 1;
+#endif
 	sys_sigprocmask(0, NULL, &f->mask); /* what the call did to the mask must survive rt_sigreturn */
 	return 0;
 }

@@ -9,7 +9,10 @@
  * a system call clobbers rcx and r11, which leaves rcx for the jump back. The vector registers come from the frame;
  * the mask of what to restore is the frame's own (472 is sw_reserved.xfeatures).
  *
- * fast_common: from a patched site, with rax = number, rcx = where to return, r11 free; all else is preserved. */
+ * fast_common: from a patched site, with rax = number, rcx = where to return, r11 free; all else is preserved.
+ *
+ * On aarch64 a system call leaves every register but x0 as it is: there is none to jump back by, so rt_sigreturn is the
+ * only way, and sites are not rewritten. */
 __asm__(".text\n"
 	".globl trap_restorer\ntrap_restorer: mov $15, %eax\n syscall\n hlt\n"
 	".globl trap_entry\ntrap_entry:\n"
@@ -38,8 +41,8 @@ __asm__(".text\n"
 	".globl trap_entry\ntrap_entry:\n	stp x29, x30, [sp, #-16]!\n	mov x29, sp\n	bl on_trap\n"
 	"	ldp x29, x30, [sp], #16\n	ret\n"
 	".globl fault_entry\nfault_entry:\n	stp x29, x30, [sp, #-48]!\n	stp x0, x1, [sp, #16]\n	str x2, [sp, #32]\n"
-	"	bl on_fault\n	mov x9, x0\n	ldp x0, x1, [sp, #16]\n	ldr x2, [sp, #32]\n	ldp x29, x30, [sp], #48\n"
-	"	cbz x9, 1f\n	br x9\n1:	ret\n"
+	"	bl on_fault\n	mov x16, x0\n	ldp x0, x1, [sp, #16]\n	ldr x2, [sp, #32]\n	ldp x29, x30, [sp], #48\n"
+	"	cbz x16, 1f\n	br x16\n1:	ret\n"
 	".globl fast_common\nfast_common: brk #1\n");
 #endif
 
@@ -64,7 +67,12 @@ unsigned long fault_fix(unsigned long pc)
 /* Addresses that cannot be memory are refused without a fault: it would kill where the guest blocks SIGSEGV. */
 static bool no_memory(const void *p)
 {
-	return (unsigned long)p < 4096 || (unsigned long)p >= 0x0000800000000000UL;
+	unsigned long at = (unsigned long)p;
+
+#if defined(__aarch64__)
+	at &= ~0UL >> 8; /* the highest byte may be a tag */
+#endif
+	return at < 4096 || at >= ADDRESSES;
 }
 
 static inline int load_word(const void *p, uint64_t *v)
@@ -95,16 +103,21 @@ static inline int load_byte(const void *p, char *v)
 	return bad;
 }
 
-#if defined(__x86_64__)
 static inline int store_word(void *p, uint64_t v)
 {
 	int bad = 0;
 
+#if defined(__x86_64__)
 	__asm__ volatile("1: mov %1, (%2)\n2:\n .pushsection .text.fix, \"ax\"\n3: mov $1, %0\n jmp 2b\n .popsection\n" FIX("1b", "3b")
 			 : "+r"(bad) : "r"(v), "r"(p) : "memory");
+#else
+	__asm__ volatile("1: str %1, [%2]\n2:\n .pushsection .text.fix, \"ax\"\n3: mov %w0, #1\n b 2b\n .popsection\n" FIX("1b", "3b")
+			 : "+r"(bad) : "r"(v), "r"(p) : "memory");
+#endif
 	return bad;
 }
 
+#if defined(__x86_64__)
 /* Four of them, from memory that is our own. */
 static inline int store_words(void *p, const void *from)
 {
@@ -173,7 +186,6 @@ long guest_read(void *to, const void *from, size_t n)
 		return 0;
 	if (no_memory(from))
 		return -EFAULT;
-#if defined(__x86_64__)
 	for (; n >= 8; n -= 8, to = (char *)to + 8, from = (const char *)from + 8) {
 		uint64_t w;
 		if (load_word(from, &w))
@@ -182,6 +194,7 @@ long guest_read(void *to, const void *from, size_t n)
 	}
 	if (!n)
 		return 0;
+#if defined(__x86_64__)
 	__asm__ volatile("1: rep movsb\n2:\n .pushsection .text.fix, \"ax\"\n3: jmp 2b\n .popsection\n" FIX("1b", "3b")
 			 : "+D"(to), "+S"(from), "+c"(n) : : "memory");
 	return n ? -EFAULT : 0;
@@ -204,6 +217,7 @@ long guest_write(void *to, const void *from, size_t n)
 	for (; n >= 32; n -= 32, to = (char *)to + 32, from = (const char *)from + 32)
 		if (store_words(to, from))
 			return -EFAULT;
+#endif
 	for (; n >= 8; n -= 8, to = (char *)to + 8, from = (const char *)from + 8) {
 		uint64_t w;
 		memcpy(&w, from, 8);
@@ -212,6 +226,7 @@ long guest_write(void *to, const void *from, size_t n)
 	}
 	if (!n)
 		return 0;
+#if defined(__x86_64__)
 	__asm__ volatile("1: rep movsb\n2:\n .pushsection .text.fix, \"ax\"\n3: jmp 2b\n .popsection\n" FIX("1b", "3b")
 			 : "+D"(to), "+S"(from), "+c"(n) : : "memory");
 	return n ? -EFAULT : 0;

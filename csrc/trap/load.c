@@ -19,7 +19,6 @@
 #define UP(a) DOWN((a) + PAGE - 1)
 #define MAP_FIXED_NOREPLACE_ 0x100000
 #define MAX_PHDRS 32
-#define ADDRESSES (1UL << 47) /* a guest's, without its last page */
 #define LARGEST_ALIGN (1UL << 30)
 
 struct image {
@@ -320,7 +319,9 @@ static NORETURN void jump_to(unsigned long *stack, unsigned long at)
 #if defined(__x86_64__)
 	__asm__ volatile("mov %0, %%rsp\n xor %%edx, %%edx\n xor %%ebp, %%ebp\n jmp *%1" : : "r"(stack), "r"(at) : "memory");
 #else
-	__asm__ volatile("mov sp, %0\n mov x0, #0\n mov x29, #0\n mov x30, #0\n br %1" : : "r"(stack), "r"(at) : "memory");
+	register unsigned long to __asm__("x16") = at;
+
+	__asm__ volatile("mov sp, %0\n mov x0, #0\n mov x29, #0\n mov x30, #0\n br %1" : : "r"(stack), "r"(to) : "memory");
 #endif
 	__builtin_unreachable();
 }
@@ -439,6 +440,9 @@ NORETURN void load(unsigned long *stack)
 #if defined(__x86_64__)
 	if (self.stop_before_entry)
 		__asm__ volatile("int3");
+#else
+	if (self.stop_before_entry)
+		sys_tgkill((int)sys_getpid(), (int)sys_gettid(), SIGTRAP); /* a tracer does not step over brk by itself */
 #endif
 	if (self.every)
 		step_out();

@@ -121,23 +121,28 @@ uint32_t filter_run(long nr, const unsigned long a[6], unsigned long pc)
 static void map_outside(void)
 {
 #if defined(__x86_64__)
-	static const unsigned char code[] = {
+	static const uint8_t code[] = {
 		0x48, 0x89, 0xf8, 0x49, 0x89, 0xf3,             /* mov %rdi,%rax; mov %rsi,%r11 */
 		0x49, 0x8b, 0x3b, 0x49, 0x8b, 0x73, 0x08,       /* mov (%r11),%rdi; mov 8(%r11),%rsi */
 		0x49, 0x8b, 0x53, 0x10, 0x4d, 0x8b, 0x53, 0x18, /* mov 16(%r11),%rdx; mov 24(%r11),%r10 */
 		0x4d, 0x8b, 0x43, 0x20, 0x4d, 0x8b, 0x4b, 0x28, /* mov 32(%r11),%r8; mov 40(%r11),%r9 */
 		0x0f, 0x05, 0xc3,                               /* syscall; ret */
 	};
+#else
+	static const uint32_t code[] = {
+		0xaa0003e8, 0xaa0103e9,             /* mov x8, x0; mov x9, x1 */
+		0xa9400520, 0xa9410d22, 0xa9421524, /* ldp x0, x1, [x9]; ldp x2, x3, [x9, #16]; ldp x4, x5, [x9, #32] */
+		0xd4000001, 0xd65f03c0,             /* svc #0; ret */
+	};
+#endif
 	void *at = sys_mmap((void *)(PLAN_AT - 4096), 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 
 	if (is_error((long)at))
 		return;
 	memcpy(at, code, sizeof code);
+	__builtin___clear_cache((char *)at, (char *)at + sizeof code);
 	sys_mprotect(at, 4096, PROT_READ | PROT_EXEC);
-#endif
 }
-
-
 
 void filter_start(void)
 {

@@ -385,23 +385,35 @@ static struct our_stack *ours(const struct stack *s)
 	return s->size == OUR_STACK - 64 && !((uintptr_t)s->sp & 63) && o ? (struct our_stack *)((char *)o - 64) : NULL;
 }
 
-/* The kernel refuses to change the stack that it sees us on, and our handler runs on it; the guest, whose call this
- * is, may not be. The call is made with the guest's stack pointer: a system call does not touch the stack. */
-static long as_guest(const struct frame *f, const struct stack *set, struct stack *old)
+/* With the stack pointer of somebody else: a system call does not touch the stack. */
+static long sigaltstack_from(unsigned long sp, const struct stack *set, struct stack *old)
 {
 #if defined(__x86_64__)
-	unsigned long sp = f ? FRAME_SP(f) - 256 : 0;
 	long r = __NR_sigaltstack;
 
-	if (!f)
-		return SC2(__NR_sigaltstack, set, old);
 	__asm__ volatile("xchg %%rsp, %%rbx\n	syscall\n	xchg %%rsp, %%rbx"
 			 : "+a"(r), "+b"(sp) : "D"(set), "S"(old) : "rcx", "r11", "memory");
 	return r;
 #else
-	(void)f;
-	return SC2(__NR_sigaltstack, set, old);
+	register long x8 __asm__("x8") = __NR_sigaltstack;
+	register long x0 __asm__("x0") = (long)set;
+	register long x1 __asm__("x1") = (long)old;
+
+	__asm__ volatile("mov x9, sp\n	mov sp, %1\n	svc #0\n	mov sp, x9" : "+r"(x0) : "r"(sp), "r"(x8), "r"(x1) : "x9", "memory");
+	return x0;
 #endif
+}
+
+/* The kernel refuses to change the stack that it sees us on, and our handler runs on it; the guest, whose call this
+ * is, may not be. Where both are on one the kernel says the same of us, and a signal would come over our frames. */
+static long as_guest(const struct frame *f, const struct stack *set, struct stack *old)
+{
+	struct stack now;
+
+	if (!f || SC2(__NR_sigaltstack, NULL, &now) || !(now.flags & 1 /* SS_ONSTACK */) ||
+	    FRAME_SP(f) - (unsigned long)now.sp - 1 < now.size)
+		return SC2(__NR_sigaltstack, set, old);
+	return sigaltstack_from((FRAME_SP(f) - 256) & ~15UL, set, old);
 }
 
 long call_sigaltstack(struct call *c)
@@ -424,7 +436,7 @@ long call_sigaltstack(struct call *c)
 	if (c->a[0]) {
 		if (!(set.flags & 2 /* SS_DISABLE */) && set.size <= SMALL_STACK) {
 			/* The kernel judges the guest's own, but for its size on machines with large registers. */
-			if (set.size < 2048)
+			if (set.size < SMALLEST_SIGNAL_STACK)
 				return -ENOMEM;
 			if (old.flags & 1)
 				return -EPERM;

@@ -284,7 +284,7 @@ static void probe_plan(uint32_t options)
 
 static int probe(uint32_t options)
 {
-	unsigned long args[6] = { (unsigned long)"/udk-probe", 0, 0, 0, 0, 0 };
+	const unsigned long args[6] = { (unsigned long)AT_FDCWD, (unsigned long)"/self/stat" /* there only after translation */, 0, 0, 0, 0 };
 	long (*outside)(long, const unsigned long *);
 	const char *what;
 	void *page;
@@ -298,9 +298,8 @@ static int probe(uint32_t options)
 	page = sys_mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (is_error((long)page))
 		return 1;
-#if defined(__x86_64__)
 	memcpy(page, (void *)PAST_PLAN, 64);
-#endif
+	__builtin___clear_cache((char *)page, (char *)page + 64);
 	sys_mprotect(page, 4096, PROT_READ | PROT_EXEC);
 	outside = (long (*)(long, const unsigned long *))(uintptr_t)page;
 	r = intercept(&plan, false, &what);
@@ -310,13 +309,7 @@ static int probe(uint32_t options)
 	}
 	if (self.every)
 		step_out();
-	args[0] = (unsigned long)"/self/stat"; /* there only after translation */
-#if defined(__x86_64__)
-	r = outside(__NR_access, args);
-#else
-	(void)outside, (void)args;
-	r = -ENOSYS;
-#endif
+	r = outside(__NR_faccessat, args);
 	if (r) {
 		say(2, "a call came back wrong: %s\n", errno_text(r));
 		return 1;

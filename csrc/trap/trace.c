@@ -12,9 +12,14 @@
 #define PTRACE_POKEDATA_ 5
 #define PTRACE_CONT_ 7
 #define PTRACE_SINGLESTEP_ 9
-#define PTRACE_GETREGS_ 12
 #define PTRACE_SYSCALL_ 24
 #define PTRACE_GETSIGINFO_ 0x4202
+#define PTRACE_GETREGSET_ 0x4204
+#if defined(__x86_64__)
+#define PC_WORD 16
+#else
+#define PC_WORD 32
+#endif
 #define WALL 0x40000000
 #define CLD_TRAPPED_ 4
 #define SIGSYS_ 31
@@ -72,12 +77,12 @@ static void go_on(int pid)
 
 static void to_the_programs_entry(int pid)
 {
-#if defined(__x86_64__)
-	unsigned long regs[27];
+	unsigned long regs[34]; /* both machines' user_regs_struct, as NT_PRSTATUS */
+	struct { void *at; size_t n; } to = { regs, sizeof regs };
 	int status;
 	long r;
 
-	if (trace(PTRACE_GETREGS_, pid, NULL, regs) || regs[16] != (unsigned long)_start)
+	if (trace(PTRACE_GETREGSET_, pid, (void *)1, &to) || regs[PC_WORD] != (unsigned long)_start)
 		return;
 	if (trace(PTRACE_POKEDATA_, pid, (void *)&self.stop_before_entry, (void *)1))
 		return;
@@ -86,9 +91,6 @@ static void to_the_programs_entry(int pid)
 	do
 		r = SC4(__NR_wait4, pid, &status, WALL, NULL);
 	while (r == -EINTR);
-#else
-	(void)pid;
-#endif
 }
 
 /* What to do with a stop: true when the waiter must not hear of it. */

@@ -41,13 +41,22 @@ struct frame {
 	struct { void *sp; int flags; unsigned long size; } stack;
 	sigmask mask;
 	char unused[120];
-	unsigned long fault_address, regs[31], sp, pc, pstate;
+	unsigned long fault_address __attribute__((aligned(16))), regs[31], sp, pc, pstate;
 };
 #define FRAME_RESULT(f) ((f)->regs[0])
 #define FRAME_NUMBER(f) ((int)(f)->regs[8])
 #define FRAME_PC(f) ((f)->pc)
 #define FRAME_SP(f) ((f)->sp)
 #define FRAME_ARG(f, i) ((f)->regs[i])
+#endif
+#if defined(__x86_64__)
+#define CALL_SIZE 2               /* of the instruction that makes a system call */
+#define ADDRESSES (1UL << 47)     /* a guest's, without its last page */
+#define SMALLEST_SIGNAL_STACK 2048
+#else
+#define CALL_SIZE 4
+#define ADDRESSES (1UL << 48)
+#define SMALLEST_SIGNAL_STACK 5120
 #endif
 
 struct info { /* siginfo, as far as it is used */

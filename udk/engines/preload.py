@@ -26,6 +26,7 @@ class PreloadEngine(TrapEngine):
     aliases = ("F1", "F2", "F3", "F4")
     capabilities = frozenset(("overlay", "readonly", "hostname", "fake-root"))
     copies_code = False
+    machines = ("x86_64",)  # whose code the patcher reads
     probe_word = "probe-code"
     refused = "code cannot be changed here: a security policy keeps what is mapped from being made executable"
 

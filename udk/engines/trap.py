@@ -41,6 +41,7 @@ class TrapEngine(Engine):
     copies_code = True  # from trees that are mounted noexec
     capabilities = frozenset(("overlay", "readonly", "hostname", "static", "fake-root"))
     probe_word = "probe"  # what udk-trap is to try
+    machines: tuple[str, ...] = ("x86_64", "aarch64")
     refused = (
         "a system-call filter with traps does not work here (seccomp is refused, or this is an emulator)"
     )
@@ -48,8 +49,8 @@ class TrapEngine(Engine):
     def probe(self) -> str:
         if not os.path.exists(LOADER):
             return f"{LOADER} is not there; install udk anew, with a C compiler at hand"
-        if sys.platform != "linux" or os.uname().machine != "x86_64":
-            return f"not yet for {os.uname().machine}; use another engine"
+        if sys.platform != "linux" or os.uname().machine not in self.machines:
+            return f"not for {os.uname().machine}, only for {', '.join(self.machines)}; use another engine"
         pid = os.fork()
         if pid == 0:
             null = os.open(os.devnull, os.O_RDWR)
