@@ -248,18 +248,18 @@ static long set_owner(struct call *c, const struct stat *host, const struct plac
 		uid = st.st_uid;
 	if (gid == KEEP_ID)
 		gid = st.st_gid;
-	if (uid == st.st_uid && gid == st.st_gid && !(st.st_mode & 06000))
-		return 0;
-	o = owner_make(k, host);
-	if (!o)
-		return -ENOSPC;
-	o->uid = uid;
-	o->gid = gid;
-	o->flags |= OWNER_SET;
-	if (o->flags & OWNER_MODE && (host->st_mode & S_IFMT) != S_IFDIR)
-		o->mode &= o->mode & 010 ? ~06000U : ~04000U;
-	owner_of_both(c, host, p, fd);
-	/* A change that changes nothing on disk but the time of the last change. */
+	if (uid != st.st_uid || gid != st.st_gid || st.st_mode & 06000) {
+		o = owner_make(k, host);
+		if (!o)
+			return -ENOSPC;
+		o->uid = uid;
+		o->gid = gid;
+		o->flags |= OWNER_SET;
+		if (o->flags & OWNER_MODE && (host->st_mode & S_IFMT) != S_IFDIR)
+			o->mode &= o->mode & 010 ? ~06000U : ~04000U;
+		owner_of_both(c, host, p, fd);
+	}
+	/* A change that changes nothing on disk but the time of the last change: so does one to the same owner. */
 	if (p)
 		sys_fchownat(p->dfd, p->host, host->st_uid, KEEP_ID, AT_SYMLINK_NOFOLLOW);
 	else
@@ -374,7 +374,7 @@ static long set_times(struct call *c, int dfd, const void *path, const ktimespec
 	struct place *p = &c->w->a;
 	long r = target(c, dfd, path, flags, p);
 
-	if (r >= 0 && judged(c->core)) {
+	if (r >= 0 && c->core->ids.fsuid && c->core->plan->options & OPT_OWNERS) {
 		long refused = may_set_times(c, r == 1 ? NULL : p, &p->st, dfd, times);
 		if (refused)
 			return refused;

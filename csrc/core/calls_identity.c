@@ -155,8 +155,14 @@ static long do_chown(struct call *c, long dfd, const void *path, uint32_t uid, u
 		r = SC5(__NR_fchownat, dfd, path ? path : "", uid, gid, flags);
 		return (r == -EPERM || r == -EINVAL) && privileged(k) ? 0 : r;
 	}
-	if (uid == shown.st_uid && gid == shown.st_gid && !(shown.st_mode & 06000))
+	if (uid == shown.st_uid && gid == shown.st_gid && !(shown.st_mode & 06000)) {
+		fd = descriptor(dfd, path, flags, &mine);
+		if (fd >= 0 && in_upper(c, (int)fd, &st)) /* its ctime changes; the image's is not copied up for that */
+			SC5(__NR_fchownat, fd, "", -1, -1, AT_EMPTY_PATH);
+		if (mine && fd >= 0)
+			sys_close((int)fd);
 		return 0;
+	}
 	before = known(k, &st);
 	fd = descriptor(dfd, path, flags, &mine);
 	if (fd < 0)

@@ -86,7 +86,7 @@ static long made(struct call *c, struct place *p, unsigned mode, unsigned kept)
 	struct owner *o;
 	unsigned special = 0, lacks = kept & ~mode;
 
-	if (p->raw || p->kind == IN_PLAIN)
+	if (!recorded(k, p))
 		return 0;
 	if (kept != 0700)
 		special = mode & 07000; /* never on disk */
@@ -180,7 +180,7 @@ static long do_symlink(struct call *c, const void *target, int dfd, const void *
 	if (wh < 0)
 		return wh;
 	r = sys_symlinkat(c->w->b.guest, p->dfd, p->host);
-	if (!r && !p->raw && p->kind != IN_PLAIN)
+	if (!r && recorded(c->core, p))
 		owner_new(c, p, -1);
 	return unmade(c, p, wh, r);
 }

@@ -238,6 +238,13 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 	}
 	if (writes(flags) && is_running(c, p))
 		return -ETXTBSY;
+	if (p->raw && flags & O_CREAT && (c->core->ids.fsuid || c->core->ids.fsgid) && recorded(c->core, p)) {
+		r = host_open(c, p, flags | O_EXCL | O_NOFOLLOW, mode & 01777);
+		if (r >= 0)
+			owner_new(c, p, (int)r);
+		if (r != -EEXIST || excl)
+			return r;
+	}
 	/* In a directory with one layer the kernel can tell new from old by itself. */
 	if (p->raw || (!p->self && !p->slash && !p->magic && !readonly(c, p) && (p->kind == IN_PLAIN || p->kind == IN_UPPER) &&
 		       (p->kind == IN_PLAIN || !(flags & O_CREAT) || (plain_mode && !c->core->ids.fsuid && !c->core->ids.fsgid && !maybe_setgid(c->core, p))) &&

@@ -164,7 +164,7 @@ long call_bind(struct call *c)
 	if (!r)
 		return call_raw(c);
 	r = SC3(__NR_bind, c->a[0], &a, a.len);
-	if (!r && !c->w->a.raw && c->w->a.kind != IN_PLAIN)
+	if (!r && recorded(c->core, &c->w->a))
 		owner_new(c, &c->w->a, -1);
 	return r;
 }

@@ -412,6 +412,11 @@ long for_change(struct call *c, struct place *p);
 long temp_name(struct call *c, char *to);
 
 static inline bool has_changes(const struct core *k) { return k->plan->changes != 0; }
+/* Does the record of changes tell of what is made at p? */
+static inline bool recorded(const struct core *k, const struct place *p)
+{
+	return p->raw ? !p->mount && k->plan->mounts[0].flags & MOUNT_UNION : p->kind != IN_PLAIN;
+}
 static inline bool any_changes(const struct core *k) { return k->plan->any_changes; }
 
 /* ---- owner.c ------------------------------------------------------------------------------------------ */

@@ -70,7 +70,7 @@ void identity_show(struct core *k, struct stat *st)
 /* ---- changing entries --------------------------------------------------------------------------------- */
 
 /* The upper's own file of what is behind fd. */
-static bool in_upper(struct call *c, int fd, struct stat *st)
+bool in_upper(struct call *c, int fd, struct stat *st)
 {
 	const char *upper = plan_text(c->core, c->core->plan->work);
 	char link[40] = "/proc/self/fd/";

@@ -13,6 +13,8 @@ struct entries {
 
 /* Is this file of the container's root, which the records are about? */
 bool in_root(const struct core *k, const struct stat *st);
+/* Is what is behind fd in the upper? Its stat there. */
+bool in_upper(struct call *c, int fd, struct stat *st);
 /* What the guest changed, or NULL. */
 struct owner *changed_entry(struct core *k, const struct stat *st);
 /* What holds for a file: a copy; without flags where there is no entry. */

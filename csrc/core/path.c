@@ -237,6 +237,8 @@ long resolve_text(struct call *c, int dfd, const char *path, size_t n, unsigned 
 		return 0;
 	if (r && !p->raw) {
 		r = lookup(c, p);
+		if (r == -EACCES)
+			return walk_from_below(c, dfd, path, n, flags, p);
 		if (r || (p->st.st_mode & S_IFMT) != S_IFLNK)
 			return r == -ENOENT ? 0 : r;
 	}
@@ -284,7 +286,14 @@ long find(struct call *c, int dfd, const void *path, unsigned flags, struct plac
 {
 	long r = resolve(c, dfd, path, flags, p);
 
-	return r ? r : must_exist(c, p, flags);
+	if (!r)
+		r = must_exist(c, p, flags);
+	if (r == -EACCES && !p->raw) {
+		r = walk_from_below(c, dfd, c->w->path, strlen(c->w->path), flags, p);
+		if (!r)
+			r = must_exist(c, p, flags);
+	}
+	return r;
 }
 
 long find_text(struct call *c, int dfd, const char *path, unsigned flags, struct place *p)

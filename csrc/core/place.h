@@ -37,5 +37,7 @@ static inline void at_mount(struct call *c, struct place *p)
 
 /* walk.c: name by name. */
 long walk(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p);
+/* The same after EACCES: a directory above may have been closed to whoever stands below it. */
+long walk_from_below(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p);
 
 #endif

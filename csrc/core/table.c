@@ -35,7 +35,8 @@ const struct entry table[] = {
 	IF(getgroups, IDS), IF(setuid, IDS), IF(setgid, IDS), IF(setreuid, IDS), IF(setregid, IDS), IF(setresuid, IDS),
 	IF(setresgid, IDS), IF(setgroups, IDS), IF(setfsuid, IDS), IF(setfsgid, IDS), IF(capget, IDS), IF(capset, IDS), T(uname),
 	IF(sethostname, OPT_FAKE_ROOT), ROOT(setdomainname),
-	T(kill), IF(rt_sigqueueinfo, OPT_FAKE_ROOT),
+	T(kill), IF(rt_sigqueueinfo, OPT_FAKE_ROOT), IF(tkill, OPT_FAKE_ROOT), IF(tgkill, OPT_FAKE_ROOT), IF(rt_tgsigqueueinfo, OPT_FAKE_ROOT),
+	IF(pidfd_send_signal, OPT_FAKE_ROOT),
 	/* what would leave the container, or what a later translation could not follow */
 	T(unshare), T(setns), GONE(clone3), GONE(io_uring_setup), GONE(io_uring_enter), GONE(io_uring_register),
 	NO(open_by_handle_at), NO(mount), NO(umount2), NO(pivot_root), NO(swapon), NO(swapoff), NO(acct), NO(quotactl),

@@ -170,9 +170,24 @@ static void here(struct call *c, struct place *p)
 	place_host(c, p, first_layer(p));
 }
 
+/* A directory above the one that a path is relative to may have been closed to the caller: the kernel lets whoever stands
+ * below go on. So the names are taken from there, if all of them are of one layer and one mount. */
+static bool from_below(struct call *c, int dfd, struct place *p)
+{
+	const struct core *k = c->core;
+
+	if (c->how || judged(k) || base_dir(c, dfd, p) < 0 || p->raw || p->kind == IN_MERGED ||
+	    k->plan->mounts[p->mount].flags & MOUNT_PROC || mounts_below(k, p->guest, p->len))
+		return false;
+	p->locked = readonly(c, p) || p->kind == IN_LOWER;
+	p->raw = true;
+	p->kind = IN_PLAIN;
+	return true;
+}
+
 /* Names relative to a directory that has no path (p, behind dfd): taken one by one, by descriptors. As soon as
- * one is reached that has a path the walk goes on there. */
-static long walk_raw(struct call *c, int dfd, unsigned flags, struct place *p)
+ * one is reached that has a path the walk goes on there, unless that path is closed. */
+static long walk_raw(struct call *c, int dfd, unsigned flags, struct place *p, bool closed)
 {
 	char *buf = c->w->rest, *s = buf;
 	long at = dfd, next, r = 0;
@@ -260,6 +275,10 @@ static long walk_raw(struct call *c, int dfd, unsigned flags, struct place *p)
 			if (r >= 0 && p->dead)
 				r = -ENOENT;
 			if (r < 0 || !p->raw) {
+				if (closed && r >= 0 && from_below(c, (int)at, p)) {
+					p->dotdot = last;
+					continue;
+				}
 				memmove(buf, s, strlen(s) + 1);
 				r = r < 0 ? r : walk(c, (int)at, *buf ? buf : ".", *buf ? strlen(buf) : 1, flags, p);
 				p->dotdot |= last;
@@ -291,10 +310,10 @@ static long walk_on(struct call *c, const char *left, unsigned flags, struct pla
 	p->raw = true;
 	p->found = false;
 	p->kind = IN_PLAIN;
-	return walk_raw(c, (int)fd, flags, p);
+	return walk_raw(c, (int)fd, flags, p, false);
 }
 
-long walk(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
+static long walk_names(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
 {
 	struct core *k = c->core;
 	struct walk w = { .rest = c->w->rest, .generation = k->plan->generation, .keep = !k->root_len && !c->how && !judged(k) };
@@ -330,7 +349,7 @@ long walk(struct call *c, int dfd, const char *path, size_t n, unsigned flags, s
 		}
 		p->direct = false;
 		if (r >= 0 && p->raw && !p->dead)
-			return c->how & ~(unsigned)RESOLVE_CACHED ? -ENOSYS : walk_raw(c, dfd, flags, p);
+			return c->how & ~(unsigned)RESOLVE_CACHED ? -ENOSYS : walk_raw(c, dfd, flags, p, false);
 		if (r >= 0 && p->dead) {
 			while (w.rest[0] == '/' || (w.rest[0] == '.' && (w.rest[1] == '/' || !w.rest[1])))
 				w.rest++;
@@ -393,4 +412,19 @@ long walk(struct call *c, int dfd, const char *path, size_t n, unsigned flags, s
 	if (!p->found && !p->mounted && !p->magic)
 		place_host(c, p, first_layer(p));
 	return 0;
+}
+
+long walk_from_below(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
+{
+	if (path != c->w->path || path[0] == '/' || !from_below(c, dfd, p))
+		return -EACCES;
+	memmove(c->w->rest, path, n + 1);
+	return walk_raw(c, dfd, flags, p, true);
+}
+
+long walk(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
+{
+	long r = walk_names(c, dfd, path, n, flags, p);
+
+	return r == -EACCES ? walk_from_below(c, dfd, path, n, flags, p) : r;
 }

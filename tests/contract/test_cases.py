@@ -113,10 +113,12 @@ def test_a_directory_from_outside_has_no_names(
 
 
 def test_modes_close_to_an_ordinary_user(engine: Engine, arena: Arena, programs: dict[str, str]) -> None:
-    """A container that starts as one: its own files are open to him as far as their modes say."""
+    """A container that starts as one: its own files are open to him as far as their modes say, and times of others'
+    are not his to set."""
     who = Identity(uid=1000, gid=1000, fake_root=False)
-    done = arena.run(engine, programs["glibc"], "made_without_bits", identity=who)
-    assert "1 passed, 0 failed" in done.stdout, done.stdout
+    cases = ("made_without_bits", "below_a_closed_directory", "owners_and_times")
+    done = arena.run(engine, programs["glibc"], *cases, identity=who)
+    assert "3 passed, 0 failed" in done.stdout, done.stdout
 
 
 # Natively absent on such a node, or what the cases use themselves to judge.

@@ -353,6 +353,96 @@ CASE(signals_between_users)
 	CHECK(kill(b, SIGTERM) == 0 && wait_status(b) == SIGTERM);
 }
 
+/* The same for threads, by descriptor, and of a group those whom the caller may signal. */
+CASE(threads_and_groups_of_other_users)
+{
+	int one[2], two[2], fd;
+	siginfo_t info = { .si_signo = SIGTERM, .si_code = SI_QUEUE };
+	pid_t a, b;
+
+	need_root();
+	CHECK(setpgid(0, 0) == 0 || getpgrp() == getpid());
+	a = child_of(1000, one);
+	b = child_of(2000, two);
+	fd = (int)syscall(SYS_pidfd_open, b, 0); /* -1: an old kernel */
+	pid_t p = fork();
+	if (!p) {
+		CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
+		FAILS(syscall(SYS_tkill, b, SIGTERM), EPERM);
+		FAILS(syscall(SYS_tgkill, b, b, SIGTERM), EPERM);
+		FAILS(syscall(SYS_tgkill, b, b, 0), EPERM);
+		FAILS(syscall(SYS_rt_tgsigqueueinfo, b, b, SIGTERM, &info), EPERM);
+		if (fd >= 0 && syscall(SYS_pidfd_send_signal, fd, 0, NULL, 0))
+			CHECK(errno == EPERM || errno == ENOSYS);
+		else
+			CHECK(fd < 0);
+		CHECK(syscall(SYS_tgkill, b, b, SIGCONT) == 0 && syscall(SYS_tkill, a, 0) == 0 && syscall(SYS_tgkill, a, a, 0) == 0);
+		FAILS(syscall(SYS_tgkill, a, b, 0), ESRCH);
+		FAILS(kill(-0x3ffffff, SIGTERM), ESRCH);
+		signal(SIGTERM, SIG_IGN);
+		CHECK(kill(0, SIGTERM) == 0);
+		_exit(0);
+	}
+	CHECK(wait_status(p) == 0);
+	CHECK(wait_status(a) == SIGTERM);
+	CHECK(setpgid(b, b) == 0 && kill(b, 0) == 0); /* lives, as this process does */
+	p = fork();
+	if (!p) {
+		CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
+		FAILS(kill(-b, SIGTERM), EPERM);
+		_exit(0);
+	}
+	CHECK(wait_status(p) == 0);
+	CHECK(kill(-b, SIGTERM) == 0 && wait_status(b) == SIGTERM);
+}
+
+static volatile int raised;
+static void on_raised(int sig) { raised = sig; }
+
+CASE(raised_signals_come_at_once)
+{
+	int all[] = { SIGUSR1, SIGSEGV, SIGBUS, SIGTRAP, SIGSYS, SIGRTMIN + 1 };
+	for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+		for (int n = 0; n < 20; n++) { /* as often as sites are looked at before they are changed */
+			signal(all[i], on_raised);
+			raised = 0;
+			CHECK(raise(all[i]) == 0 && raised == all[i]);
+		}
+	for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+		pid_t p = fork();
+		if (!p) {
+			signal(all[i], SIG_DFL);
+			raise(all[i]);
+			_exit(0);
+		}
+		int st;
+		CHECK(waitpid(p, &st, 0) == p && WIFSIGNALED(st) && WTERMSIG(st) == all[i]);
+	}
+}
+
+/* The time of the last change is that of the last chown, even of one to the same owner; others' times are theirs. */
+CASE(owners_and_times)
+{
+	struct timespec times[2] = { { 1, 0 }, { 1, 0 } };
+	struct stat a, b;
+
+	put("f", "x");
+	CHECK(symlink("f", "l") == 0);
+	for (int n = 0; n < 3; n++) {
+		const char *name = n == 1 ? "l" : "f";
+		CHECK(lstat(name, &a) == 0);
+		usleep(20000);
+		CHECK((n == 2 ? lchown(name, -1, a.st_gid) : lchown(name, a.st_uid, a.st_gid)) == 0 && lstat(name, &b) == 0);
+		CHECK(b.st_ctim.tv_sec > a.st_ctim.tv_sec || b.st_ctim.tv_nsec > a.st_ctim.tv_nsec);
+	}
+	CHECK(stat("/", &a) == 0);
+	if (a.st_uid != geteuid() && geteuid() && access("/", W_OK)) {
+		FAILS(utimensat(AT_FDCWD, "/", NULL, 0), EACCES);
+		FAILS(utimensat(AT_FDCWD, "/", times, 0), EPERM);
+	}
+	CHECK(utimensat(AT_FDCWD, "f", times, 0) == 0 && stat("f", &a) == 0 && a.st_mtime == 1);
+}
+
 static volatile int urgent;
 static void on_urgent(int sig) { urgent++; }
 

@@ -164,6 +164,38 @@ CASE(mounts_of_descriptors)
 			CHECK(ids[i] != ids[j] || (i == 6 && j == 5));
 }
 
+/* Who stands below a directory that is then closed goes on there, but does not come back that way. */
+CASE(below_a_closed_directory)
+{
+	struct stat s;
+	char here[4096];
+	int fd, user = getuid() != 0;
+	CHECK(mkdir("shut", 0755) == 0 && mkdir("shut/d", 0755) == 0 && mkdir("shut/d/old", 0755) == 0);
+	put("shut/d/old/f", "old");
+	CHECK(chdir("shut/d") == 0 && getcwd(here, sizeof here) && chmod("..", 0) == 0);
+	CHECK(mkdir("a", 0755) == 0 && mkdir("a/b", 0755) == 0 && mkdir("./a//b/c/", 0755) == 0);
+	put("a/b/f", "x");
+	CHECK(symlink("b", "a/l") == 0);
+	CHECK(same("a/l/f", "x"));
+	CHECK(same("a/b/../b/f", "x"));
+	CHECK(same("old/f", "old"));
+	CHECK(stat("a/b/c", &s) == 0 && S_ISDIR(s.st_mode) && s.st_uid == geteuid() && stat("a/none/x", &s) == -1 && errno == ENOENT);
+	CHECK(rename("a/b/f", "a/g") == 0 && link("a/g", "old/g") == 0 && same("old/g", "x") && chmod("old/g", 0600) == 0);
+	CHECK(lstat("old/g", &s) == 0 && (s.st_mode & 07777) == 0600 && s.st_nlink == 2 && unlink("a/g") == 0 && rmdir("a/b/c") == 0);
+	fd = open("a/b", O_RDONLY | O_DIRECTORY);
+	CHECK(fd >= 0 && mkdirat(fd, "x", 0755) == 0 && mkdirat(fd, "x/y", 0755) == 0 && fstatat(AT_FDCWD, "a/b/x/y", &s, 0) == 0);
+	CHECK(chdir("a/b") == 0 && there("x/y"));
+	CHECK(there("../b/x/y"));
+	CHECK(chdir("../..") == 0 && there("a/b/x"));
+	if (user) {
+		FAILS(stat("../d", &s), EACCES);
+		FAILS(stat("../d/a", &s), EACCES);
+		FAILS(stat(here, &s), EACCES);
+		FAILS(mkdir("../e", 0755), EACCES);
+	}
+	CHECK(chmod("..", 0755) == 0 && there("../d/a/b/x/y"));
+}
+
 /* Where the caller is an ordinary user (test_cases.py), what is made without bits is closed to him at once. */
 CASE(made_without_bits)
 {

@@ -264,10 +264,10 @@ static long judge_call(long nr, const long *a)
 		return judge_address(nr, &m);
 	case __NR_sendmsg: return judge_address(nr, (const void *)a[1]);
 	case __NR_kill: case __NR_rt_sigqueueinfo: /* nobody else is of the container, and nothing is really sent */
-		if (a[1] && checked.kills && (int)a[0] != (int)checked.kills)
+		if (a[1] && checked.kills && (int)a[0] != (int)checked.kills && !((int)checked.kills < -1 && (int)a[0] == sys_getpid()))
 			violation("a signal to somebody else", nr, "");
 		return a[1] ? -EAGAIN : 0;
-	case __NR_getsid: return 0;
+	case __NR_getsid: case __NR_getpgid: return 0;
 	/* Nothing is named by these. */
 	case __NR_read: case __NR_write: case __NR_close: case __NR_fstat: case __NR_lseek: case __NR_mmap: case __NR_munmap:
 	case __NR_mprotect: case __NR_pread64: case __NR_getdents64: case __NR_getcwd: case __NR_fchdir: case __NR_fcntl: case __NR_ioctl:
