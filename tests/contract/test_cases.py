@@ -113,8 +113,8 @@ def test_a_directory_from_outside_has_no_names(
 
 
 def test_modes_close_to_an_ordinary_user(engine: Engine, arena: Arena, programs: dict[str, str]) -> None:
-    """A container that starts as one: its own files are open to him as far as their modes say, and times of others'
-    are not his to set."""
+    """A container that starts as one: its own files are open to him as far as their modes say, and the times
+    of others' are not his to set."""
     who = Identity(uid=1000, gid=1000, fake_root=False)
     cases = ("made_without_bits", "below_a_closed_directory", "owners_and_times")
     done = arena.run(engine, programs["glibc"], *cases, identity=who)
