@@ -183,6 +183,16 @@ void changed_name(struct core *k, const char *name, size_t n)
 		changed(k);
 }
 
+/* The names above what is deep are not known to the filter. The same order: the flag is set before the disk is looked
+ * at, and for the generation of before. */
+void changed_above(struct core *k)
+{
+	if (!k->plan->deep)
+		return;
+	k->plan->deep = 0;
+	changed(k);
+}
+
 void changed(struct core *k)
 {
 	__atomic_fetch_add(&k->plan->generation, 1, __ATOMIC_SEQ_CST);

@@ -164,6 +164,13 @@ static bool may_change(struct call *c, const struct stat *host, const struct pla
 	return st.st_uid == c->core->ids.fsuid;
 }
 
+/* A directory whose owner may not go through it does not tell any more what it is in. */
+static void mode_changed(struct call *c, const struct stat *st, unsigned disk)
+{
+	if ((st->st_mode & S_IFMT) == S_IFDIR && !(disk & 0100))
+		changed_above(c->core);
+}
+
 static bool is_path_fd(int fd)
 {
 	return fd >= 0 && sys_fcntl(fd, F_GETFL, 0) & O_PATH;
@@ -190,6 +197,8 @@ static long do_chmod(struct call *c, int dfd, const void *path, unsigned mode, l
 		r = sys_fchmod(dfd, disk);
 		if (r == -EBADF) /* O_PATH */
 			r = SC4(__NR_fchmodat2, dfd, "", disk, AT_EMPTY_PATH);
+		if (!r)
+			mode_changed(c, &st, disk);
 		if (!r && ours) {
 			note_mode(c, &st, mode, disk);
 			owner_of_both(c, &st, NULL, dfd);
@@ -206,6 +215,8 @@ static long do_chmod(struct call *c, int dfd, const void *path, unsigned mode, l
 	if (in_union(c, p) && c->core->plan->options & OPT_OWNERS)
 		disk = disk_mode(c, &p->st, mode);
 	r = sys_fchmodat(p->dfd, p->host, disk);
+	if (!r)
+		mode_changed(c, &p->st, disk);
 	if (!r && in_union(c, p)) {
 		note_mode(c, &p->st, mode, disk);
 		owner_of_both(c, &p->st, p, NO_FD);

@@ -379,22 +379,26 @@ static long id_unlinkat(struct call *c) { return gone(c, (int)c->a[0], (void *)c
 static long moved(struct call *c, long afd, const void *from, long bfd, const void *to, long follow, bool replaces)
 {
 	struct core *k = c->core;
-	struct stat st, target;
+	struct stat st, target, is;
 	struct owner before;
 	struct entries e;
-	bool known_from, known_to;
+	bool known_from, known_to, one;
 	long fd, r;
 
 	if (!any_changes(k) && !k->plan->lower_owners_used)
 		return call_raw(c);
 	known_from = !SC4(__NR_newfstatat, afd, from, &st, follow);
-	known_to = replaces && !SC4(__NR_newfstatat, bfd, to, &target, AT_SYMLINK_NOFOLLOW) &&
-		   (!known_from || target.st_ino != st.st_ino || target.st_dev != st.st_dev); /* onto itself nothing happens */
+	known_to = !SC4(__NR_newfstatat, bfd, to, &target, AT_SYMLINK_NOFOLLOW);
+	one = known_from && known_to && target.st_ino == st.st_ino && target.st_dev == st.st_dev;
+	known_to = known_to && replaces && !one;
 	known_from = known_from && in_root(k, &st) && (st.st_mode & S_IFMT) != S_IFDIR;
 	before = known_from ? known(k, &st) : nothing;
 	r = call_raw(c);
 	if (r)
 		return r;
+	/* Onto itself nothing happens, not even a copy to the upper. Two names of one file of the image are two files. */
+	if (one && !SC4(__NR_newfstatat, afd, from, &is, follow) && is.st_ino == st.st_ino)
+		return 0;
 	if (known_to && (target.st_nlink <= 1 || (target.st_mode & S_IFMT) == S_IFDIR))
 		forget_entries(k, &target);
 	if (!before.flags || (changed_entry(k, &st) && changed_entry(k, &st)->dev == DEV_UPPER))

@@ -230,6 +230,8 @@ static long do_unlink(struct call *c, int dfd, const void *path, bool dir)
 		r = sys_unlinkat(p->dfd, p->host, dir ? AT_REMOVEDIR : 0);
 		if (!r)
 			name_changed(c, p);
+		if (!r && dir)
+			changed_above(k);
 		return r;
 	}
 	r = p->found ? 0 : lookup(c, p);
@@ -516,6 +518,7 @@ static long do_rename(struct call *c, int afd, const void *from, int bfd, const 
 		moved_setgid(k, a, b);
 	name_changed(c, a);
 	name_changed(c, b);
+	changed_above(k);
 	if (flags & RENAME_EXCHANGE)
 		changed(k);
 	return 0;

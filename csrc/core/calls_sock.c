@@ -209,8 +209,11 @@ static long with_address(struct call *c, long nr, int at)
 	a.len = len;
 	address_out(c, &a);
 	if (guest_write((void *)c->a[at], &a, MIN(room, MIN(a.len, (uint32_t)offsetof(struct address, len)))) ||
-	    guest_write((void *)c->a[at + 1], &a.len, sizeof a.len))
+	    guest_write((void *)c->a[at + 1], &a.len, sizeof a.len)) {
+		if (nr == __NR_accept || nr == __NR_accept4) /* the kernel gives no descriptor then */
+			sys_close((int)r);
 		return -EFAULT;
+	}
 	return r;
 }
 

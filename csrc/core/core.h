@@ -134,6 +134,7 @@ struct plan {
 	volatile uint32_t any_changes; /* the record of changes has entries: without any it is not even mapped */
 	volatile uint32_t filters_used;
 	volatile uint32_t ready; /* all of this is filled in: commands may join */
+	volatile uint32_t deep; /* directories too deep for a path may be remembered: see changed_above */
 	char nodename[65];                    /* that the guest set; empty: none */
 	volatile uint64_t build;              /* preload: this program and what it answers, as a hash; then the verdicts */
 	uint8_t verdicts[512];
@@ -285,6 +286,8 @@ void bloom_add(struct core *k, const char *name, size_t n);
 /* A directory or link of this name was removed, replaced or shadowed. */
 void changed_name(struct core *k, const char *name, size_t n);
 void changed(struct core *k);
+/* A directory was moved, removed or closed to its owner: what is far below it may be another thing now. */
+void changed_above(struct core *k);
 
 /* ---- notes.c ------------------------------------------------------------------------------------------ */
 

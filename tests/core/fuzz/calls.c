@@ -88,6 +88,9 @@ static int difference(void)
 static void once(const uint8_t *data, size_t size)
 {
 	play_start();
+	if (watcher >= 0) /* what was watched by others may be gone */
+		sys_close(watcher);
+	watcher = (int)SC1(__NR_inotify_init1, 0);
 	world_litter = remembering ? 0xbe : 1;
 	world_enter(remembering ? data[0] : data[0] & ~NOTED);
 	world_more(data[6]);
@@ -111,7 +114,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 					    OWNERS | ORDINARY_ID | TWICE };
 
 	(void)argc, (void)argv;
-	watcher = (int)SC1(__NR_inotify_init1, 0);
+	watcher = -1;
 	if (getenv("FUZZ_SCENES"))
 		write_scenes(getenv("FUZZ_SCENES"), variants, ARRAY_LEN(variants));
 	world_start();

@@ -207,3 +207,57 @@ void make_trees(void)
 	text_file("", "bound", "bound", 0644);
 	text_file("secret", "key", "secret", 0644);
 }
+
+/* ---- is it all as it was? ----------------------------------------------------------------------------- */
+
+static uint64_t of_entry(int dirfd, const char *name, const char *path)
+{
+	struct { uint64_t mode, size, links, rdev, text, xattrs; } e = { 0 };
+	char target[1024], link[300], list[16384];
+	struct stat st;
+	long n;
+
+	if (sys_fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW))
+		return 1;
+	e.mode = st.st_mode, e.rdev = st.st_rdev;
+	if ((st.st_mode & S_IFMT) != S_IFDIR)
+		e.size = (uint64_t)st.st_size, e.links = st.st_nlink;
+	if ((st.st_mode & S_IFMT) == S_IFLNK && (n = sys_readlinkat(dirfd, name, target, sizeof target)) > 0)
+		e.text = text_hash(target, (size_t)n);
+	long fd = sys_openat(dirfd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
+	snprintf(link, sizeof link, "/proc/self/fd/%ld", fd);
+	if ((st.st_mode & S_IFMT) != S_IFLNK && (n = SC3(__NR_listxattr, link, list, sizeof list)) > 0)
+		e.xattrs = text_hash(list, (size_t)n);
+	sys_close((int)fd);
+	return text_hash((const char *)&e, sizeof e) * 3 ^ text_hash(path, strlen(path));
+}
+
+/* Of the names below `name`, in any order; `show` tells each one. */
+static uint64_t of_tree(int dirfd, const char *name, const char *path, bool show)
+{
+	uint64_t sum = of_entry(dirfd, name, path);
+	char buf[4096], below[6000];
+	long fd, n;
+
+	if (show)
+		say(2, "%lx %s\n", (unsigned long)sum, path);
+	fd = sys_openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
+	if (fd < 0)
+		return sum;
+	while ((n = sys_getdents64((int)fd, buf, sizeof buf)) > 0)
+		for (char *s = buf; s < buf + n; s += ((struct linux_dirent64 *)s)->d_reclen) {
+			const char *entry = ((struct linux_dirent64 *)s)->d_name;
+
+			if (str_eq(entry, ".") || str_eq(entry, ".."))
+				continue;
+			snprintf(below, sizeof below, "%s/%s", path, entry);
+			sum += of_tree((int)fd, entry, below, show);
+		}
+	sys_close((int)fd);
+	return sum;
+}
+
+uint64_t tree_digest(const char *host, bool show)
+{
+	return of_tree(AT_FDCWD, host, "", show);
+}

@@ -11,6 +11,7 @@ static char base[600], sockets[300]; /* the latter must be short */
 static unsigned variant_now;
 static int lowest; /* free descriptor */
 static struct notes notes;
+static uint64_t setgid_of_image[SETGID_WORDS], owned_by_image[OWNED_WORDS];
 
 static bool always(void)
 {
@@ -128,23 +129,34 @@ void world_changes(void)
 	world.plan->any_changes = 0;
 }
 
+/* A tree's own directory. */
+static void put_back_root(const char *name)
+{
+	const char *path = world_path(name);
+	char list[8192];
+	long n = SC3(__NR_llistxattr, path, list, sizeof list);
+
+	for (const char *s = list; n > 0 && s < list + n; s += strlen(s) + 1)
+		SC2(__NR_lremovexattr, path, s);
+	SC2(__NR_chmod, path, 0755);
+}
+
 static void put_back(void)
 {
 	static const char *const all[] = { "upper", "work" };
 
 	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
-		SC2(__NR_chmod, world_path(all[i]), 0755);
 		remove_below(AT_FDCWD, world_path(all[i]));
+		put_back_root(all[i]);
 	}
 	remove_below(AT_FDCWD, sockets);
-	SC2(__NR_lremovexattr, world_path("upper"), "user.overlay.opaque");
-	SC2(__NR_lremovexattr, world_path("upper"), "user.x");
+	sys_unlinkat(AT_FDCWD, sockets, AT_REMOVEDIR); /* it is made when it is needed */
 	if (variant_now & PLAIN_ROOT) {
 		remove_below(AT_FDCWD, world_path("plain"));
-		SC2(__NR_chmod, world_path("plain"), 0755);
+		put_back_root("plain");
 		populate("plain");
 	}
-	SC2(__NR_chmod, world_path("bind"), 0755);
+	put_back_root("bind");
 	sys_unlinkat(AT_FDCWD, world_path("bind/file"), 0);
 	int fd = (int)sys_open(world_path("bind"), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
 	char buf[8192];
@@ -162,6 +174,33 @@ static void put_back(void)
 	sys_unlinkat(AT_FDCWD, world_path("bound"), 0);
 	text_file("", "bound", "bound", 0644);
 	world_changes();
+}
+
+/* Every input starts from the same: what it finds does not depend on those before it, and is there again. */
+static void all_as_it_was(void)
+{
+	static uint64_t was[MAX_TREES];
+	static unsigned turn;
+
+	for (int i = 0; i < checked.n_trees; i++) {
+		const char *path = checked.trees[i].path;
+
+		if ((checked.trees[i].fixed && was[i] && turn % 64) || str_eq(path, world_path("changes")) || str_eq(path, world_path("state")))
+			continue;
+		uint64_t is = tree_digest(path, false);
+		if (was[i] && was[i] != is) {
+			say(2, "%s is not what it was before the first input:\n", path);
+			tree_digest(path, true);
+			abort();
+		}
+		was[i] = is;
+	}
+	turn++;
+	for (int fd = 0; fd < 3; fd++)
+		if (sys_fcntl(fd, F_GETFD, 0) < 0) {
+			say(2, "descriptor %d is not open any more\n", fd);
+			abort();
+		}
 }
 
 void world_start(void)
@@ -224,7 +263,11 @@ void world_start(void)
 		free(w);
 		memcpy(&plans[i], world.plan, offsetof(struct plan, generation));
 	}
+	memcpy(setgid_of_image, (void *)(uintptr_t)world.plan->setgid, sizeof setgid_of_image);
+	memcpy(owned_by_image, (void *)(uintptr_t)world.plan->owned, sizeof owned_by_image);
+	variant_now = PLAIN_ROOT; /* all of it */
 	put_back();
+	all_as_it_was();
 }
 
 void world_enter(unsigned variant)
@@ -241,6 +284,12 @@ void world_enter(unsigned variant)
 	changed(&world);
 	world.ids = (struct ids){ id, id, id, id, id, id, id, id, 1, { 5 } };
 	memset((void *)(uintptr_t)world.plan->running, 0, sizeof world.plan->running);
+	/* What inputs before this one left. */
+	memset((void *)(uintptr_t)world.plan->bloom, 0, sizeof world.plan->bloom);
+	memcpy((void *)(uintptr_t)world.plan->setgid, setgid_of_image, sizeof setgid_of_image);
+	memcpy((void *)(uintptr_t)world.plan->owned, owned_by_image, sizeof owned_by_image);
+	memset(world.plan->nodename, 0, sizeof world.plan->nodename);
+	world.plan->deep = 0;
 	memset(&notes, 0, sizeof notes);
 	notes.epoch = 2;
 	notes.allowed = always;
@@ -300,6 +349,9 @@ void world_leave(void)
 	SC1(__NR_umask, 022);
 	if (checked.changes)
 		put_back();
+	else
+		world_changes(); /* in memory alone */
+	all_as_it_was();
 }
 
 long world_call(struct call *c)

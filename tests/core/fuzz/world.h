@@ -24,6 +24,8 @@ void make_trees(void);
 void populate(const char *tree);
 void directory(const char *dir, const char *name);
 void text_file(const char *dir, const char *name, const char *text, unsigned mode);
+/* A number of all that is in a tree, by its host path: names, kinds, modes, sizes, links, attributes. */
+uint64_t tree_digest(const char *host, bool show);
 /* Makes the record of changes empty. */
 void world_changes(void);
 /* Removes a directory of the world with what is in it. */
