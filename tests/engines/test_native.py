@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -58,23 +59,23 @@ def test_under_sanitizers(setup_py: ModuleType, tmp_path: Path) -> None:
 
 
 @needs("aarch64-linux-gnu-gcc", "qemu-aarch64")
-def test_for_arm64(setup_py: ModuleType, tmp_path: Path) -> None:
+def test_for_arm64(setup_py: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All programs build without a warning; the probe program's output is the same under emulation."""
-    for program in ("udk-guard", "udk-hello", "udk-hello-loaded"):
-        built = tmp_path / ("hello" if program == "udk-hello-loaded" else program)
-        subprocess.run(
-            [
-                "aarch64-linux-gnu-gcc", *setup_py.FREESTANDING, "-Wall", "-Wextra", "-Werror",
-                f"-I{TOP}/csrc", *sources(setup_py, program), *setup_py.PROGRAMS[program][1],
-                "-lgcc", "-o", str(built),
-            ],
-            check=True,
-        )  # fmt: skip
+    monkeypatch.setenv("CC", "aarch64-linux-gnu-gcc")
+    monkeypatch.setattr(setup_py, "NATIVE", tmp_path)
+    monkeypatch.setattr(setup_py, "WARNINGS", ["-Wall", "-Wextra", "-Werror"])
+    setup_py.build_native()
+    for program in setup_py.PROGRAMS:
+        assert (tmp_path / program).read_bytes()[18:20] == b"\xb7\x00", program  # EM_AARCH64
+    config = next(p for p in (tmp_path / "hello/blobs/sha256").iterdir() if b'"diff_ids"' in p.read_bytes())
+    assert json.loads(config.read_text())["architecture"] == "arm64"
+    (tmp_path / "root").mkdir()
+    (tmp_path / "udk-hello-loaded").rename(tmp_path / "root/hello")  # its interpreter, looked for below -L
     for words in (["args", "a", "", "b c"], ["lstat", "/etc/passwd"], ["cat", "/etc/passwd"], ["exit", "3"]):
         real = subprocess.run([HELLO, *words], stdout=subprocess.PIPE, check=False)
-        for program in ("udk-hello", "hello"):  # the latter's interpreter is looked for below -L
+        for program in ("udk-hello", "root/hello"):
             emulated = subprocess.run(
-                ["qemu-aarch64", "-L", str(tmp_path), str(tmp_path / program), *words],
+                ["qemu-aarch64", "-L", str(tmp_path / "root"), str(tmp_path / program), *words],
                 stdout=subprocess.PIPE, check=False,
             )  # fmt: skip
             assert (emulated.returncode, emulated.stdout) == (real.returncode, real.stdout)
