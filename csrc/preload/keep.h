@@ -5,9 +5,6 @@
 #include "core/kept.h"
 #include "preload/eager.h"
 
-#define PAGE 4096UL
-#define DOWN(a) ((a) & ~(PAGE - 1))
-#define UP(a) DOWN((a) + PAGE - 1)
 #define NAME_MAX 512
 
 /* Its path. */

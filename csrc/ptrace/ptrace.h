@@ -22,6 +22,5 @@ void step_out(void);
 extern char traced_entry[], traced_error[];
 
 #define STEP_OUT_CODE (-0x5a5) /* si_code of the signal by which step_out tells the tracer */
-#define PAST_PLAN (PLAN_AT - 4096) /* the page with a call of its own, see seccomp.c */
 
 #endif

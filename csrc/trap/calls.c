@@ -107,7 +107,7 @@ static long call_fcntl(struct call *c)
 /* Code from a file system mounted noexec: a private copy of it. Only trapped where a tree is on one. */
 static long call_mmap_code(struct call *c)
 {
-	size_t n = (c->a[1] + 4095) & ~4095UL, done = 0;
+	size_t n = UP(c->a[1]), done = 0;
 	long r = call_raw(c), got = 1;
 	char *at;
 
@@ -129,7 +129,7 @@ static long call_mmap_code(struct call *c)
 /* The same for what is mapped already. */
 static long call_mprotect_code(struct call *c)
 {
-	size_t n = (c->a[1] + 4095) & ~4095UL;
+	size_t n = UP(c->a[1]);
 	long r = call_raw(c);
 	char *copy;
 
@@ -305,7 +305,7 @@ long on_patched(long nr, unsigned long a, unsigned long b, unsigned long c, unsi
 			return -(long)MIN(action & SECCOMP_RET_DATA, 4095);
 		if (action != SECCOMP_RET_ALLOW && (action & SECCOMP_RET_ACTION_FULL) != SECCOMP_RET_LOG) {
 			/* Killed or trapped: from outside of the exempt text, so that the kernel does it. */
-			long (*outside)(long, const unsigned long *) = (long (*)(long, const unsigned long *))(PLAN_AT - 4096);
+			long (*outside)(long, const unsigned long *) = (long (*)(long, const unsigned long *))PAST_PLAN;
 			return outside(nr, args);
 		}
 	}

@@ -14,9 +14,6 @@
 #ifndef AT_MINSIGSTKSZ
 #define AT_MINSIGSTKSZ 51
 #endif
-#define PAGE 4096UL
-#define DOWN(a) ((a) & ~(PAGE - 1))
-#define UP(a) DOWN((a) + PAGE - 1)
 #define MAP_FIXED_NOREPLACE_ 0x100000
 #define MAX_PHDRS 32
 #define LARGEST_ALIGN (1UL << 30)

@@ -135,13 +135,13 @@ static void map_outside(void)
 		0xd4000001, 0xd65f03c0,             /* svc #0; ret */
 	};
 #endif
-	void *at = sys_mmap((void *)(PLAN_AT - 4096), 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	void *at = sys_mmap((void *)PAST_PLAN, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 
 	if (is_error((long)at))
 		return;
 	memcpy(at, code, sizeof code);
 	__builtin___clear_cache((char *)at, (char *)at + sizeof code);
-	sys_mprotect(at, 4096, PROT_READ | PROT_EXEC);
+	sys_mprotect(at, PAGE, PROT_READ | PROT_EXEC);
 }
 
 void filter_start(void)

@@ -13,6 +13,8 @@
 
 #include "preload/eager.h"
 
+#include <linux/auxvec.h>
+
 #define EXIT_UDK 125
 
 NORETURN void trap_start(long *stack);
@@ -413,11 +415,16 @@ NORETURN void trap_start(long *stack)
 {
 	char **argv = (char **)(stack + 1), **envp = argv + stack[0] + 1, **end = envp;
 
-	if (stack[0] >= PREFIX && str_eq(argv[0], PREFIX_MARK))
-		load((unsigned long *)stack);
 	while (*end)
 		end++;
 	sys_auxv = (unsigned long *)(end + 1);
+#if defined(__aarch64__)
+	for (unsigned long *pair = sys_auxv; pair[0] != AT_NULL; pair += 2)
+		if (pair[0] == AT_PAGESZ)
+			page_size = pair[1];
+#endif
+	if (stack[0] >= PREFIX && str_eq(argv[0], PREFIX_MARK))
+		load((unsigned long *)stack);
 	sys_exit(main((int)stack[0], argv, envp));
 }
 

@@ -53,11 +53,19 @@ struct frame {
 #define CALL_SIZE 2               /* of the instruction that makes a system call */
 #define ADDRESSES (1UL << 47)     /* a guest's, without its last page */
 #define SMALLEST_SIGNAL_STACK 2048
+#define PAGE 4096UL
+#define LARGEST_PAGE 4096
 #else
 #define CALL_SIZE 4
 #define ADDRESSES (1UL << 48)
 #define SMALLEST_SIGNAL_STACK 5120
+extern unsigned long page_size; /* 4, 16 or 64 KiB, as the kernel was built */
+#define PAGE page_size
+#define LARGEST_PAGE 65536
 #endif
+#define DOWN(a) ((a) & ~(PAGE - 1))
+#define UP(a) DOWN((a) + PAGE - 1)
+#define PAST_PLAN (PLAN_AT - LARGEST_PAGE) /* the page with a call of its own, see seccomp.c */
 
 struct info { /* siginfo, as far as it is used */
 	int signo, error, code, pad;
@@ -101,8 +109,8 @@ struct process {
 	struct core core;
 	struct notes notes;
 	struct work slots[SLOTS];
-	volatile int whose[1024] __attribute__((aligned(4096))); /* a page that fork empties and vfork shares */
-} __attribute__((aligned(4096)));
+	volatile int whose[LARGEST_PAGE / sizeof(int)] __attribute__((aligned(LARGEST_PAGE))); /* a page that fork empties and vfork shares */
+} __attribute__((aligned(LARGEST_PAGE)));
 extern struct process self;
 
 /* Is this memory our own, or the parent's that we, a vfork child, only borrow? */

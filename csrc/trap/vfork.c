@@ -6,15 +6,18 @@
 #include "trap/trap.h"
 
 struct process self;
+#if defined(__aarch64__)
+unsigned long page_size = LARGEST_PAGE;
+#endif
 extern const char _edata[]; /* the linker's: where what is in the file ends */
 
 /* One call instead of a fault for each page that every program writes to. Linux 5.14; elsewhere they fault. */
 void touch_memory(void)
 {
-	unsigned long text = ENGINE_BASE + 4096, data = (unsigned long)&self;
+	unsigned long text = ENGINE_BASE + PAGE, data = (unsigned long)&self;
 
-	SC3(__NR_madvise, text, ((unsigned long)_edata - text) & ~4095UL, 22 /* MADV_POPULATE_READ */);
-	SC3(__NR_madvise, data, ((unsigned long)(&self.slots[0].rest + 1) - data) & ~4095UL, 23 /* MADV_POPULATE_WRITE */);
+	SC3(__NR_madvise, text, DOWN((unsigned long)_edata - text), 22 /* MADV_POPULATE_READ */);
+	SC3(__NR_madvise, data, DOWN((unsigned long)(&self.slots[0].rest + 1) - data), 23 /* MADV_POPULATE_WRITE */);
 }
 
 void own_memory_init(void)

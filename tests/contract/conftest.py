@@ -19,6 +19,7 @@ from udk.engines.guard import spawn
 from udk.engines.select import by_name, probe
 from udk.runtime.spec import Identity, Mount, Root, RunSpec
 
+PATIENCE = 250  # seconds for one run of the cases
 ENGINES = ("namespace", "trap", "P1", "P2", "preload", "runc", "singularity")
 CASES = sorted((Path(__file__).parent / "cases").glob("*.c"))
 
@@ -147,9 +148,9 @@ class Arena:
         if launcher:
             command = [*launcher, sys.executable, "-m", "tests.contract.start", engine.name]
             del options["stdin"]
-            return subprocess.run(command, **options, input=spec.to_json(), check=False, timeout=250)
+            return subprocess.run(command, **options, input=spec.to_json(), check=False, timeout=PATIENCE)
         guard = spawn(spec, engine.launch(spec), pass_fds=pass_fds, **options)
-        out, _ = guard.communicate(timeout=250)
+        out, _ = guard.communicate(timeout=PATIENCE)
         return subprocess.CompletedProcess(argv, guard.returncode, out, "")
 
 

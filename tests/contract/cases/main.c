@@ -41,7 +41,7 @@ int main(int argc, char **argv)
 		mkdir(dir, 0755);
 		pid = fork();
 		if (!pid) {
-			alarm(30);
+			alarm(getenv("CONTRACT_SECONDS") ? (unsigned)atoi(getenv("CONTRACT_SECONDS")) : 30);
 			if (chdir(dir))
 				_exit(2);
 			c->run();

@@ -1,6 +1,8 @@
 /* Processes: fork, vfork, clone, exec in all their forms; threads on small stacks; what /proc says. */
 #include "case.h"
 
+#include <limits.h>
+
 extern char **environ;
 static char self_path[256];
 
@@ -91,7 +93,7 @@ static void threads(int n, size_t stack)
 }
 
 CASE(eight_threads) { threads(8, 0); }
-CASE(small_thread_stack) { threads(2, 16384); }
+CASE(small_thread_stack) { threads(2, PTHREAD_STACK_MIN < 16384 ? 16384 : PTHREAD_STACK_MIN); }
 
 CASE(fork_while_threads_work)
 {
