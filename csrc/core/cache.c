@@ -89,11 +89,9 @@ static void keep(struct cached *e, uint32_t generation, uint64_t key1, uint64_t 
 	memcpy(e->text, key, n);
 	memcpy(e->text + n, path, len);
 	e->len = (uint16_t)len;
-	if (p) {
-		e->mount = p->mount;
-		e->kind = p->kind;
-		e->layer = p->layer;
-	}
+	e->mount = p->mount;
+	e->kind = p->kind;
+	e->layer = p->layer;
 	e->mounts_inside = (uint8_t)inside;
 	e->generation = generation;
 	__atomic_store_n(&e->seq, seq + 2, __ATOMIC_RELEASE);
@@ -134,12 +132,15 @@ static uint64_t below_hash(uint64_t dev, uint64_t ino, const char *text, size_t 
 	return text_hash(text, n) ^ inode_hash(dev, ino);
 }
 
-bool cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n)
+bool cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n, struct note *what)
 {
 	uint64_t h = below_hash(dev, ino, text, n);
 	const struct cached *e = &k->plan->dirs[h % DIR_CACHE];
 	uint32_t seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
 
+	what->mount = e->mount;
+	what->kind = e->kind;
+	what->quiet = !e->mounts_inside;
 	if (seq & 1 || e->key1 != h || e->key2 != ~ino || e->key_len != n || e->len != sizeof dev || n + sizeof dev > CACHE_TEXT ||
 	    e->generation != k->plan->generation || !same_text(e->text, text, n) || !same_text(e->text + n, (const char *)&dev, sizeof dev))
 		return false;
@@ -147,11 +148,11 @@ bool cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, s
 	return __atomic_load_n(&e->seq, __ATOMIC_RELAXED) == seq;
 }
 
-void cache_keep_below(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const char *text, size_t n)
+void cache_keep_below(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const char *text, size_t n, const struct place *p)
 {
 	uint64_t h = below_hash(dev, ino, text, n);
 
-	keep(&k->plan->dirs[h % DIR_CACHE], generation, h, ~ino, text, n, (const char *)&dev, sizeof dev, NULL, 0);
+	keep(&k->plan->dirs[h % DIR_CACHE], generation, h, ~ino, text, n, (const char *)&dev, sizeof dev, p, mounts_below(k, p->guest, p->len));
 }
 
 int cache_inode(struct core *k, uint64_t dev, uint64_t ino, struct place *p)

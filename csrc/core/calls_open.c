@@ -105,8 +105,8 @@ static long reopen_lower(struct call *c, struct place *p, long flags, unsigned m
 /* Reading only: the upper is tried, then the lower; a link shows in the error. */
 static long open_read(struct call *c, int dfd, const void *path, long flags, struct place *p)
 {
-	long r = resolve(c, dfd, path, NAMELESS, p);
 	bool again = false, dir = flags & O_DIRECTORY && !(flags & O_PATH);
+	long r = resolve(c, dfd, path, dir && !(flags & O_NOFOLLOW) && !c->how ? NAMELESS | DIRECTORY : NAMELESS, p);
 
 	if (r)
 		return r;

@@ -350,24 +350,33 @@ long call_fstatfs(struct call *c)
 
 long call_getcwd(struct call *c)
 {
+	struct core *k = c->core;
 	struct place *p = &c->w->a;
 	char *text = c->w->text;
-	long r = sys_getcwd(text, HOST_MAX);
+	uint64_t dev, ino;
+	long r;
 
+	if (!k->root_len && note_get(k, AT_FDCWD, &dev, &ino) && cache_inode(k, dev, ino, p) >= 0 && p->kind != IN_DEEP &&
+	    k->plan->mounts[p->mount].flags & MOUNT_CACHE) {
+		size_t n = str_copy(text, p->len ? p->guest : "/", HOST_MAX);
+
+		return n + 1 > c->a[1] ? -ERANGE : guest_write((void *)c->a[0], text, n + 1) ? -EFAULT : (long)n + 1;
+	}
+	r = sys_getcwd(text, HOST_MAX);
 	if (r < 0)
 		return r;
-	r = show_path(c->core, text, (size_t)r - 1);
+	r = show_path(k, text, (size_t)r - 1);
 	if (r < 0) { /* outside of the chroot or of the container: as the kernel says it */
 		r = (long)str_copy(text, "(unreachable)/", HOST_MAX);
 	} else {
 		/* Deleted or replaced in the upper, while the lower's directory stays. */
-		long seen = base_dir(c, AT_FDCWD, p);
+		long seen = base_quick(c, AT_FDCWD, p);
 		if (seen >= 0 && p->raw)
 			return -ENOENT;
 		r = sys_getcwd(text, HOST_MAX); /* once more: the memory was used */
 		if (r < 0)
 			return r;
-		r = show_path(c->core, text, (size_t)r - 1);
+		r = show_path(k, text, (size_t)r - 1);
 		if (r < 0)
 			return -ENOENT;
 	}

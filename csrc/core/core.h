@@ -279,9 +279,9 @@ void cache_keep_text(struct core *k, uint32_t generation, const char *key, size_
 void cache_keep_inode(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const struct place *p, int inside);
 /* A directory that its own text names without a link, of one layer: what its names are looked up in. False: not sure. */
 bool cache_straight(struct core *k, const char *text, size_t n, uint8_t *mount, uint8_t *kind);
-/* The same for a path relative to a directory: the kernel may walk it from there. */
-bool cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n);
-void cache_keep_below(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const char *text, size_t n);
+/* The same for a path relative to a directory: the kernel may walk it from there. `what` is what is to be noted of it. */
+bool cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n, struct note *what);
+void cache_keep_below(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const char *text, size_t n, const struct place *p);
 void bloom_add(struct core *k, const char *name, size_t n);
 /* A directory or link of this name was removed, replaced or shadowed. */
 void changed_name(struct core *k, const char *name, size_t n);
@@ -296,6 +296,8 @@ uint32_t note_begin(const struct core *k); /* before the descriptor is looked at
 void note_set(struct core *k, int fd, const struct note *now, uint32_t begun);
 /* Is it a directory in which names are the kernel's business alone? Its mount and kind, then. */
 bool note_quiet(struct core *k, int fd, uint8_t *mount, uint8_t *kind);
+void note_identify(struct core *k, int fd, uint64_t dev, uint64_t ino, uint32_t begun); /* what an fstat told */
+void note_dup(struct core *k, int from, int to); /* `to` was made a copy of `from` */
 void note_hold(struct core *k, int fd); /* no note until it is dropped: a handler of the guest may come before that */
 void note_drop(struct core *k, int fd); /* it is, or may be, another one now */
 void notes_drop(struct core *k);
@@ -330,7 +332,8 @@ long show_path(struct core *k, char *text, size_t n);
 enum { FOLLOW = 1, /* the last name too */
        KEEP_SLASH = 2, /* a trailing slash does not make it followed: for names to be made or removed */
        EMPTY_OK = 4, /* AT_EMPTY_PATH: an empty path is the descriptor itself */
-       NAMELESS = 8 /* the place may be without its guest path, where that takes time to know */ };
+       NAMELESS = 8, /* the place may be without its guest path, where that takes time to know */
+       DIRECTORY = 16 /* must be one, and links are followed: of trailing slashes nothing depends */ };
 
 /* Where `path` (a guest pointer) leads from dfd. Without FOLLOW the last name may be a link. Errors are those that
  * the kernel gives for the directories on the way; the last name need not exist. */

@@ -8,7 +8,8 @@
  */
 #include "core/core.h"
 
-#define BUSY 1U /* a state of its own: being written */
+#define BUSY 1U           /* states of their own: being written */
+#define HINT 0x80000000U  /* with the epoch: to be confirmed */
 
 static struct note *note_at(const struct core *k, int fd)
 {
@@ -17,8 +18,8 @@ static struct note *note_at(const struct core *k, int fd)
 	return &k->notes->of[fd == AT_FDCWD ? 0 : fd + 1];
 }
 
-/* Reads a note that is being changed by others, perhaps. */
-static bool note_read(struct core *k, int fd, struct note *to)
+/* Reads a note that is being changed by others, perhaps; `hint`: also one that is to be confirmed. */
+static bool note_read(struct core *k, int fd, struct note *to, bool hint)
 {
 	struct note *n = note_at(k, fd);
 	uint32_t state;
@@ -27,16 +28,43 @@ static bool note_read(struct core *k, int fd, struct note *to)
 		return false;
 	state = __atomic_load_n(&n->state, __ATOMIC_ACQUIRE);
 	*to = *n;
+	to->state = state;
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-	return state > BUSY && state == k->notes->epoch && to->generation == k->plan->generation &&
-	       __atomic_load_n(&n->state, __ATOMIC_RELAXED) == state;
+	return state > BUSY && (state == k->notes->epoch || (hint && state == (k->notes->epoch | HINT))) &&
+	       to->generation == k->plan->generation && __atomic_load_n(&n->state, __ATOMIC_RELAXED) == state;
+}
+
+static bool note_write(struct note *n, const struct note *now, uint32_t state)
+{
+	if (__atomic_exchange_n(&n->state, BUSY, __ATOMIC_SEQ_CST) == BUSY)
+		return false;
+	n->dev = now->dev;
+	n->ino = now->ino;
+	n->generation = now->generation;
+	n->quiet = now->quiet;
+	n->mount = now->mount;
+	n->kind = now->kind;
+	__atomic_store_n(&n->state, state, __ATOMIC_SEQ_CST);
+	return true;
+}
+
+/* Is the descriptor what it was made a copy of? Another thread may have made that another one just then. */
+static bool confirm(struct core *k, int fd, const struct note *n)
+{
+	uint32_t begun = note_begin(k);
+	struct stat st;
+
+	if (sys_fstat(fd, &st) || st.st_dev != n->dev || st.st_ino != n->ino)
+		return false;
+	note_set(k, fd, n, begun);
+	return true;
 }
 
 bool note_get(struct core *k, int fd, uint64_t *dev, uint64_t *ino)
 {
 	struct note n;
 
-	if (!note_read(k, fd, &n))
+	if (!note_read(k, fd, &n, false))
 		return false;
 	*dev = n.dev;
 	*ino = n.ino;
@@ -47,11 +75,11 @@ bool note_quiet(struct core *k, int fd, uint8_t *mount, uint8_t *kind)
 {
 	struct note n;
 
-	if (!note_read(k, fd, &n))
+	if (!note_read(k, fd, &n, true))
 		return false;
 	*mount = n.mount;
 	*kind = n.kind;
-	return n.quiet;
+	return n.quiet && (!(n.state & HINT) || confirm(k, fd, &n));
 }
 
 uint32_t note_begin(const struct core *k)
@@ -62,22 +90,31 @@ uint32_t note_begin(const struct core *k)
 void note_set(struct core *k, int fd, const struct note *now, uint32_t begun)
 {
 	struct note *n = note_at(k, fd);
-	uint32_t epoch;
 
-	if (!n || !k->notes->allowed())
-		return;
-	epoch = k->notes->epoch;
-	if (__atomic_exchange_n(&n->state, BUSY, __ATOMIC_SEQ_CST) == BUSY)
-		return;
-	n->dev = now->dev;
-	n->ino = now->ino;
-	n->generation = now->generation;
-	n->quiet = now->quiet;
-	n->mount = now->mount;
-	n->kind = now->kind;
-	__atomic_store_n(&n->state, epoch, __ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&k->notes->drops, __ATOMIC_SEQ_CST) != begun)
+	if (n && k->notes->allowed() && note_write(n, now, k->notes->epoch) &&
+	    __atomic_load_n(&k->notes->drops, __ATOMIC_SEQ_CST) != begun)
 		__atomic_store_n(&n->state, 0, __ATOMIC_SEQ_CST);
+}
+
+void note_identify(struct core *k, int fd, uint64_t dev, uint64_t ino, uint32_t begun)
+{
+	struct note n;
+
+	if (!note_read(k, fd, &n, false) || n.ino)
+		return;
+	n.dev = dev;
+	n.ino = ino;
+	note_set(k, fd, &n, begun);
+}
+
+void note_dup(struct core *k, int from, int to)
+{
+	struct note n, *copy = note_at(k, to);
+	bool noted = from != to && copy && note_read(k, from, &n, true) && n.ino;
+
+	note_drop(k, to);
+	if (noted)
+		note_write(copy, &n, k->notes->epoch | HINT);
 }
 
 void note_hold(struct core *k, int fd)

@@ -472,11 +472,15 @@ bool owner_show_plain(struct core *k, struct stat *st)
 	uint64_t bit;
 	volatile uint64_t *word = owned_word(k, st->st_ino, &bit);
 
-	if ((plan->options & (OPT_IDENTITY | OPT_OWNERS | OPT_RECORD_BY_PATH)) != OPT_OWNERS || plan->uid || plan->lower_dev != plan->upper_dev ||
-	    st->st_dev != plan->upper_dev || (st->st_uid != plan->host_uid && st->st_uid != plan->lower_uid) ||
-	    *word & bit)
+	if ((plan->options & (OPT_IDENTITY | OPT_OWNERS | OPT_RECORD_BY_PATH)) != OPT_OWNERS || plan->uid ||
+	    (st->st_dev != plan->upper_dev && st->st_dev != plan->lower_dev) ||
+	    (st->st_uid != plan->host_uid && st->st_uid != plan->lower_uid) || *word & bit)
 		return false;
 	st->st_uid = st->st_gid = 0;
+	if (st->st_dev != plan->upper_dev) {
+		st->st_ino |= FOREIGN_INODE;
+		st->st_dev = plan->upper_dev;
+	}
 	return true;
 }
 

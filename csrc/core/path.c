@@ -118,6 +118,7 @@ static int below(struct call *c, int dfd, const char *path, size_t n, struct pla
 	char *text = c->w->text;
 	struct place *base = &c->w->c;
 	uint32_t generation = k->plan->generation;
+	struct note known;
 	uint64_t dev, ino;
 	size_t len;
 	int inside;
@@ -137,8 +138,8 @@ static int below(struct call *c, int dfd, const char *path, size_t n, struct pla
 	    !memcmp(p->guest, text, len)) {
 		p->direct = true;
 		p->dfd = dfd;
-		if (!inside && !p->mount && note_get(k, dfd, &dev, &ino) && !cache_below(k, dev, ino, path, n))
-			cache_keep_below(k, generation, dev, ino, path, n);
+		if (!inside && !p->mount && note_get(k, dfd, &dev, &ino) && !cache_below(k, dev, ino, path, n, &known))
+			cache_keep_below(k, generation, dev, ino, path, n, p);
 	} else if (dfd != AT_FDCWD && inside >= 0) { /* the path is used without the descriptor: is it what was noted? */
 		struct stat *st = &base->st;
 
@@ -263,6 +264,8 @@ long resolve(struct call *c, int dfd, const void *path, unsigned flags, struct p
 
 	if (n < 0)
 		return n;
+	while (flags & DIRECTORY && n > 1 && c->w->path[n - 1] == '/')
+		c->w->path[--n] = 0;
 	return resolve_text(c, dfd, c->w->path, (size_t)n, flags, p);
 }
 

@@ -105,6 +105,9 @@ static enum verdict verdict_of(long nr)
 	if (e->act == ALLOW || (e->need && !(self.core.plan->options & e->need)))
 		return PASS;
 	switch (nr) {
+#ifdef __NR_vfork
+	case __NR_vfork: return PASS;
+#endif
 	case __NR_clone: return JUDGE_CLONE;
 	case __NR_fcntl: return JUDGE_FCNTL;
 	case __NR_mmap: case __NR_mprotect: case PKEY_MPROTECT: return JUDGE_EXEC;

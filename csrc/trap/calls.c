@@ -46,6 +46,15 @@ static long call_dup(struct call *c)
 	long r = is_root_fd(c->core, (int)c->a[0]) ? -EBADF : call_raw(c);
 
 	if (r >= 0)
+		note_dup(c->core, (int)c->a[0], (int)r);
+	return r;
+}
+
+static long call_pidfd_getfd(struct call *c)
+{
+	long r = is_root_fd(c->core, (int)c->a[0]) ? -EBADF : call_raw(c);
+
+	if (r >= 0)
 		note_drop(c->core, (int)r);
 	return r;
 }
@@ -79,23 +88,66 @@ static long call_close_range(struct call *c)
 	return r;
 }
 
-/* A clone that shares memory without descriptors, or these without memory: notes cannot be kept. The call is made
- * again where the guest made it, with a bit that the kernel does not look at and that our filter lets pass. */
-static long call_clone(struct call *c)
-{
-	struct frame *f = c->frame;
+#define SHARED (CLONE_VM_ | CLONE_FS_ | CLONE_FILES_)
 
-	c->core->notes = NULL;
-	if (!f)
-		return -EAGAIN; /* not rewritten: does not happen */
+#if LENDS
+/* The instruction that makes the guest's call at `pc`. */
+static char *lender(unsigned long pc)
+{
+	for (int i = 0; i < LENDERS; i++) {
+		unsigned long free = 0;
+
+		if (lender_of[i] == pc || __atomic_compare_exchange_n(&lender_of[i], &free, pc, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE) || free == pc)
+			return lenders[i];
+	}
+	return NULL;
+}
+
+static long call_elsewhere(struct call *c, struct frame *f)
+{
+	char *at = lender(FRAME_PC(f));
+
+	if (!at)
+		return -EAGAIN;
+	FRAME_PC(f) = (unsigned long)at;
+	return c->nr;
+}
+#else
+/* At the same place, with a bit that the kernel does not look at and that our filter lets pass. */
+static long call_elsewhere(struct call *c, struct frame *f)
+{
+	(void)c;
 	FRAME_ARG(f, 0) |= 1UL << 63;
 	FRAME_PC(f) -= CALL_SIZE;
-#if defined(__x86_64__)
-	return __NR_clone;
-#else
 	return (long)FRAME_ARG(f, 0); /* the register of the result is the first argument's */
-#endif
 }
+#endif
+
+/* A clone that is neither a fork nor a new thread. Where it shares memory without descriptors, or these without memory,
+ * and is no vfork, notes cannot be kept. */
+static long call_clone(struct call *c)
+{
+	unsigned long flags = c->a[0];
+	bool vfork = (flags & (CLONE_VM_ | CLONE_VFORK_)) == (CLONE_VM_ | CLONE_VFORK_);
+
+	if (!c->frame)
+		return -EAGAIN; /* not rewritten: does not happen */
+	if (!vfork && (flags & SHARED) != SHARED)
+		c->core->notes = NULL;
+	if (flags & CLONE_VM_)
+		lend(vfork);
+	return call_elsewhere(c, c->frame);
+}
+
+#ifdef __NR_vfork
+static long call_vfork(struct call *c)
+{
+	if (!c->frame)
+		return -EAGAIN;
+	lend(true);
+	return call_elsewhere(c, c->frame);
+}
+#endif
 
 static long call_fcntl(struct call *c)
 {
@@ -160,8 +212,11 @@ static const struct entry front[] = {
 	SIG(rt_sigaction), SIG(rt_sigprocmask), SIG(rt_sigsuspend), SIG(rt_sigpending), SIG(rt_sigtimedwait), SIG(signalfd4),
 	ARG(ppoll, 3), ARG(pselect6, 5), ARG(epoll_pwait, 4), SIG(ptrace), SIG(wait4), SIG(waitid),
 	[__NR_prctl] = { call_prctl, SPECIAL, 0, 0 }, [__NR_clone] = { call_clone, SPECIAL, 0, 0 },
+#if LENDS
+	[__NR_vfork] = { call_vfork, SPECIAL, 0, 0 },
+#endif
 	SIG(fchdir), SIG(dup), [__NR_dup3] = { call_dup2, TRAP, 0, OPT_SIGNALS },
-	[__NR_fcntl] = { call_fcntl, SPECIAL, 0, OPT_SIGNALS }, [438] = { call_dup, TRAP, 0, OPT_SIGNALS }, /* pidfd_getfd */
+	[__NR_fcntl] = { call_fcntl, SPECIAL, 0, OPT_SIGNALS }, [438] = { call_pidfd_getfd, TRAP, 0, OPT_SIGNALS },
 	SIG(close_range),
 #ifdef __NR_dup2
 	SIG(dup2),
@@ -255,6 +310,15 @@ int on_trap(int sig, struct info *info, struct frame *f);
 long on_patched(long nr, unsigned long a, unsigned long b, unsigned long c, unsigned long d, unsigned long e, unsigned long g,
 		unsigned long pc);
 
+static bool returns_twice(long nr)
+{
+#ifdef __NR_vfork
+	if (nr == __NR_vfork)
+		return true;
+#endif
+	return nr == __NR_clone;
+}
+
 int on_trap(int sig, struct info *info, struct frame *f)
 {
 	unsigned long a[6], pc = FRAME_PC(f);
@@ -282,7 +346,7 @@ int on_trap(int sig, struct info *info, struct frame *f)
 		FRAME_RESULT(f) = (unsigned long)-(long)MIN(action & SECCOMP_RET_DATA, 4095);
 	else
 		FRAME_RESULT(f) = (unsigned long)-(long)ENOSYS; /* TRACE without a tracer, USER_NOTIF */
-	if (self.patch && nr != __NR_clone)
+	if (self.patch && !returns_twice(nr))
 		patch_site(pc, nr, f);
 #if defined(__x86_64__)
 	if (self.fast_return && !(f->stack.flags & (1 << 31)))

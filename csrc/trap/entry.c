@@ -34,7 +34,9 @@ __asm__(".text\n"
 	"	mov %rsi, %rdx\n	mov %rdi, %rsi\n	mov %rax, %rdi\n	call on_patched\n"
 	"	mov -8(%rbp), %rcx\n	mov -16(%rbp), %rdi\n	mov -24(%rbp), %rsi\n	mov -32(%rbp), %rdx\n"
 	"	mov -40(%rbp), %r8\n	mov -48(%rbp), %r9\n	mov -56(%rbp), %r10\n"
-	"	mov %rbp, %rsp\n	pop %rbp\n	lea 128(%rsp), %rsp\n	jmp *%rcx\n");
+	"	mov %rbp, %rsp\n	pop %rbp\n	lea 128(%rsp), %rsp\n	jmp *%rcx\n"
+	".balign 8\n.globl lenders\nlenders:\n	.set at, 0\n	.rept " TEXT(LENDERS) "\n	syscall\n	jmp *lender_of+at(%rip)\n	.set at, at+8\n	.endr\n");
+unsigned long lender_of[LENDERS];
 #else
 __asm__(".text\n"
 	".globl trap_restorer\ntrap_restorer: mov x8, #139\n svc #0\n brk #1\n"

@@ -16,34 +16,45 @@ struct light {
 	const char *name;
 };
 
+static bool is_name(const char *s)
+{
+	return *s && (s[0] != '.' || (s[1] && (s[1] != '.' || s[2])));
+}
+
+/* Does the path, relative to the descriptor, name a directory that the kernel finds from there? */
+static bool known(int fd, const char *text, size_t n, struct note *what)
+{
+	uint64_t dev, ino;
+
+	return !self.core.root_len && note_get(&self.core, fd, &dev, &ino) && cache_below(&self.core, dev, ino, text, n, what);
+}
+
 /* Whether the kernel may look the path up, but for a link at its end. */
 static bool placed(struct light *l, int fd, unsigned long path)
 {
 	struct core *k = &self.core;
-	uint8_t mount, kind;
-	uint64_t dev, ino;
-	const char *slash, *last;
+	struct note what;
+	const char *slash;
 	long n = guest_str(l->text, (void *)path, TEXT);
 
 	if (n <= 0 || judged(k))
 		return false;
 	slash = str_rchr(l->text, '/');
-	last = slash ? slash + 1 : l->text;
-	if (!*last || (last[0] == '.' && (!last[1] || (last[1] == '.' && !last[2]))))
+	if (!is_name(slash ? slash + 1 : l->text))
 		return false;
 	l->name = l->text;
 	l->dfd = fd;
 	if (!slash)
-		return note_quiet(k, fd, &mount, &kind) && !mount;
+		return note_quiet(k, fd, &what.mount, &what.kind) ? !what.mount : known(fd, l->text, (size_t)n, &what);
 	n = slash - l->text;
-	if (k->root_len || !n)
+	if (!n)
 		return false;
 	if (l->text[0] != '/')
-		return note_get(k, fd, &dev, &ino) && cache_below(k, dev, ino, l->text, (size_t)n);
-	if (!k->roots || !k->notes || !cache_straight(k, l->text, (size_t)n, &mount, &kind) || mount)
+		return known(fd, l->text, (size_t)n, &what);
+	if (k->root_len || !k->roots || !k->notes || !cache_straight(k, l->text, (size_t)n, &what.mount, &what.kind) || what.mount)
 		return false;
 	l->name = l->text + 1;
-	l->dfd = ROOT_FD + (kind == IN_LOWER);
+	l->dfd = ROOT_FD + (what.kind == IN_LOWER);
 	return true;
 }
 
@@ -54,16 +65,25 @@ static bool unsure(long r)
 }
 
 /* Shows the file that the kernel just described as one without an entry in any record. */
-static bool shown(unsigned long at, bool alone, int fd)
+static bool shown(unsigned long at, bool alone, int fd, uint32_t begun)
 {
 	union { struct stat st; uint64_t words[STAT_WORDS]; } u;
 	uint8_t mount, kind;
+	uint64_t dev;
 
-	if (guest_read(u.words, (void *)at, sizeof u.words) || !owner_show_plain(&self.core, &u.st))
+	if (guest_read(u.words, (void *)at, sizeof u.words))
 		return false;
-	if (!alone && (u.st.st_mode & S_IFMT) == S_IFDIR && !note_quiet(&self.core, fd, &mount, &kind))
-		return false; /* is it in both layers? */
-	return !guest_write((uint64_t *)at + OWNER_WORD, u.words + OWNER_WORD, sizeof u.words - OWNER_WORD * sizeof u.words[0]);
+	if (!alone && (u.st.st_mode & S_IFMT) == S_IFDIR) {
+		if (!note_quiet(&self.core, fd, &mount, &kind))
+			return false; /* is it in both layers? */
+		note_identify(&self.core, fd, u.st.st_dev, u.st.st_ino, begun);
+	}
+	dev = u.st.st_dev;
+	if (!owner_show_plain(&self.core, &u.st))
+		return false;
+	if (dev == u.st.st_dev)
+		return !guest_write((uint64_t *)at + OWNER_WORD, u.words + OWNER_WORD, sizeof u.words - OWNER_WORD * sizeof u.words[0]);
+	return !guest_write((void *)at, u.words, sizeof u.words);
 }
 
 static bool is_link(unsigned long at)
@@ -75,10 +95,12 @@ static bool is_link(unsigned long at)
 
 static bool light_fstat(int fd, unsigned long to, long *r)
 {
+	uint32_t begun = note_begin(&self.core);
+
 	if (fd < 0 || is_root_fd(&self.core, fd))
 		return false;
 	*r = sys_fstat(fd, (struct stat *)to);
-	return *r || shown(to, false, fd);
+	return *r || shown(to, false, fd, begun);
 }
 
 static bool light_stat(int fd, unsigned long path, unsigned long to, unsigned flags, long *r)
@@ -93,14 +115,50 @@ static bool light_stat(int fd, unsigned long path, unsigned long to, unsigned fl
 	*r = sys_fstatat(l.dfd, l.name, (struct stat *)to, (int)flags | AT_SYMLINK_NOFOLLOW);
 	if (*r)
 		return !unsure(*r);
-	return (flags & AT_SYMLINK_NOFOLLOW || !is_link(to)) && shown(to, true, fd);
+	return (flags & AT_SYMLINK_NOFOLLOW || !is_link(to)) && shown(to, true, fd, 0);
+}
+
+/* A directory in a quiet one is quiet, too. Of a slash behind its name nothing depends, unless it is a link. */
+static bool light_opendir(int fd, unsigned long path, unsigned flags, long *r)
+{
+	struct core *k = &self.core;
+	struct note now = { .generation = k->plan->generation, .quiet = true };
+	uint32_t begun;
+	const char *slash;
+	char name[TEXT];
+	long n = guest_str(name, (void *)path, TEXT);
+
+	if (n <= 0 || judged(k))
+		return false;
+	while (n > 1 && name[n - 1] == '/')
+		name[--n] = 0;
+	slash = str_rchr(name, '/');
+	if (!is_name(slash ? slash + 1 : name))
+		return false;
+	if (!slash && note_quiet(k, fd, &now.mount, &now.kind))
+		bloom_add(k, name, (size_t)n);
+	else if (!known(fd, name, (size_t)n, &now) || !now.quiet)
+		return false;
+	if (now.mount)
+		return false;
+	begun = note_begin(k) + 1; /* the opening itself drops a note */
+	*r = sys_openat(fd, name, (int)flags | O_NOFOLLOW, 0);
+	if (*r < 0)
+		return !unsure(*r);
+	note_drop(k, (int)*r);
+	note_set(k, (int)*r, &now, begun);
+	return true;
 }
 
 static bool light_open(int fd, unsigned long path, unsigned flags, long *r)
 {
 	struct light l;
 
-	if (flags & (O_ACCMODE | O_CREAT | O_TRUNC | O_PATH | O_DIRECTORY | O_TMPFILE) || !placed(&l, fd, path))
+	if (flags & (O_ACCMODE | O_CREAT | O_TRUNC | O_PATH | (O_TMPFILE & ~O_DIRECTORY)))
+		return false;
+	if (flags & O_DIRECTORY)
+		return light_opendir(fd, path, flags, r);
+	if (!placed(&l, fd, path))
 		return false;
 	*r = sys_openat(l.dfd, l.name, (int)flags | O_NOFOLLOW, 0);
 	if (*r >= 0)
@@ -124,10 +182,12 @@ bool light(long nr, const unsigned long a[6], long *r)
 	uint8_t mount, kind;
 
 	switch (nr) {
-	case __NR_fcntl: /* comes this way with the others because all are made at one place */
-		if (a[1] == F_DUPFD || a[1] == F_DUPFD_CLOEXEC || is_root_fd(&self.core, fd))
+	case __NR_fcntl: /* all of them, because all are made at one place */
+		if (is_root_fd(&self.core, fd))
 			return false;
 		*r = SC3(nr, a[0], a[1], a[2]);
+		if (*r >= 0 && (a[1] == F_DUPFD || a[1] == F_DUPFD_CLOEXEC))
+			note_dup(&self.core, fd, (int)*r);
 		return true;
 	case __NR_getdents64:
 		if (!note_quiet(&self.core, fd, &mount, &kind))

@@ -33,6 +33,7 @@ struct frame {
 #define FRAME_NUMBER(f) ((int)(f)->regs[REG_RAX])
 #define FRAME_PC(f) ((f)->regs[REG_RIP])
 #define FRAME_SP(f) ((f)->regs[REG_RSP])
+#define LENDS 1 /* such clones are seen */
 #define FRAME_ARG(f, i) ((f)->regs[((const uint8_t[]){ REG_RDI, REG_RSI, REG_RDX, REG_R10, REG_R8, REG_R9 })[i]])
 #else
 struct frame {
@@ -47,6 +48,7 @@ struct frame {
 #define FRAME_NUMBER(f) ((int)(f)->regs[8])
 #define FRAME_PC(f) ((f)->pc)
 #define FRAME_SP(f) ((f)->sp)
+#define LENDS 0
 #define FRAME_ARG(f, i) ((f)->regs[i])
 #endif
 #if defined(__x86_64__)
@@ -75,6 +77,12 @@ struct info { /* siginfo, as far as it is used */
 	char rest[96];
 };
 
+#define CLONE_VM_ 0x100U
+#define CLONE_FS_ 0x200U
+#define CLONE_FILES_ 0x400U
+#define CLONE_VFORK_ 0x4000U
+#define CLONE_THREAD_ 0x10000U
+
 #define SA_RESTORER_ 0x04000000UL
 #define SA_SIGINFO_ 4UL
 #define SA_ONSTACK_ 0x08000000UL
@@ -94,6 +102,7 @@ struct process {
 	uint64_t mask_had_sigsys;      /* by signal: the guest's sa_mask holds SIGSYS, the kernel's does not */
 	uint32_t filter;               /* 1 + offset of the newest guest seccomp program in the plan, or 0 */
 	int ignored;                   /* bits: SIGSYS 1, SIGSEGV 2, SIGBUS 4 were ignored by whoever exec'ed us; 8: no notes, 16: roots */
+	volatile int lent; /* the thread whose vfork child uses this memory; 0: nobody shares it; -1: not known */
 	struct { int pid; struct ids ids; } vfork; /* ids of a child that shares our memory */
 	bool fast_return, patch;
 	bool eager;  /* the preload engine: no filter, changed code */
@@ -115,6 +124,7 @@ extern struct process self;
 
 /* Is this memory our own, or the parent's that we, a vfork child, only borrow? */
 bool own_memory(void);
+void lend(bool back); /* before a clone that shares memory, for as long as a vfork lasts or for good */
 void own_memory_init(void);
 void touch_memory(void);
 void notes_start(void); /* see core/notes.c */
@@ -122,6 +132,10 @@ void notes_start(void); /* see core/notes.c */
 /* ---- entry.c: the ways in and out of C ---------------------------------------------------------------- */
 
 extern char trap_entry[], trap_restorer[], fault_entry[], fast_common[];
+/* System calls that return twice are made here, from the exempt text and with the guest's registers. */
+#define LENDERS 16
+extern char lenders[][8];
+extern unsigned long lender_of[LENDERS]; /* where each goes on then */
 unsigned long fault_fix(unsigned long pc); /* where to go on after a fault there, or 0 */
 
 /* ---- slots.c ------------------------------------------------------------------------------------------ */

@@ -22,6 +22,7 @@ void touch_memory(void)
 
 void own_memory_init(void)
 {
+	self.lent = -1;
 	self.whose[0] = self.pid = (int)sys_getpid();
 	SC3(__NR_madvise, (long)self.whose, sizeof self.whose, 18 /* MADV_WIPEONFORK */);
 }
@@ -31,14 +32,35 @@ void notes_start(void)
 	self.notes.epoch = 2;
 	self.notes.allowed = own_memory;
 	self.core.notes = &self.notes;
+	if (LENDS && !self.eager)
+		self.lent = 0;
+}
+
+/* A vfork child, and a thread that is none, is not seen from within: that memory is about to be shared is noted before.
+ * The thread that lends it comes back when the child has a memory of its own. */
+void lend(bool back)
+{
+	int tid = (int)sys_gettid(), was;
+
+	if (self.lent < 0 || !own_memory()) /* the child itself: it is lent already */
+		return;
+	was = __atomic_exchange_n(&self.lent, back ? tid : -1, __ATOMIC_SEQ_CST);
+	if (was && was != tid)
+		self.lent = -1; /* it is asked for each time, then */
 }
 
 bool own_memory(void)
 {
-	int pid = (int)sys_getpid(), parent;
+	int pid, parent, lent = self.lent;
 
-	if (self.whose[0] == pid)
+	if (!lent && self.whose[0])
 		return true;
+	pid = (int)sys_getpid();
+	if (self.whose[0] == pid) {
+		if (lent > 0 && lent == (int)sys_gettid())
+			__atomic_compare_exchange_n(&self.lent, &lent, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+		return true;
+	}
 	if (self.whose[0])
 		return false;
 	/* Forked since, or the vfork child of one that was forked and did not come here before it called vfork. The
@@ -49,5 +71,7 @@ bool own_memory(void)
 		return false;
 	}
 	self.whose[0] = self.pid = pid;
+	if (lent && LENDS && !self.eager && self.core.notes)
+		self.lent = 0;
 	return true;
 }

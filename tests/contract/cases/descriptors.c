@@ -201,3 +201,103 @@ CASE(a_range_of_numbers_is_closed)
 	}
 	CHECK(waitpid(pid, &status, 0) == pid && status == 0 && stat("/etc/passwd", &st) == 0 && has(3, "passwd") == 0);
 }
+
+#define OFTEN 12 /* what is done at a place that is rewritten after a while is done in both ways */
+
+CASE(copies_of_a_directory)
+{
+	struct stat st;
+
+	for (int i = 0; i < OFTEN; i++) {
+		int a = directory("/etc"), b, c;
+
+		CHECK(fstat(a, &st) == 0);
+		b = fcntl(a, F_DUPFD_CLOEXEC, 3);
+		c = fcntl(b, F_DUPFD, 3);
+		close(a);
+		close(b);
+		CHECK(a >= 0 && c >= 0 && has(c, "passwd") == 0);
+		CHECK(directory("/tmp") == a && fstat(a, &st) == 0 && has(a, "passwd") == ENOENT && has(c, "passwd") == 0);
+		CHECK(fcntl(a, F_DUPFD_CLOEXEC, b) == b && has(b, "passwd") == ENOENT);
+		CHECK(dup2(c, a) == a && has(a, "passwd") == 0 && dup2(b, c) == c && has(c, "passwd") == ENOENT);
+		close(a);
+		close(b);
+		close(c);
+	}
+}
+
+CASE(a_slash_behind_a_directory)
+{
+	CHECK(mkdir("dir", 0700) == 0 && symlink("dir", "link") == 0 && close(creat("file", 0600)) == 0 && close(creat("dir/in", 0600)) == 0);
+	for (int i = 0; i < OFTEN; i++) {
+		int a = open("dir/", O_RDONLY | O_DIRECTORY), b = open("link//", O_RDONLY | O_DIRECTORY), c = open("link/", O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+
+		CHECK(has(a, "in") == 0 && has(b, "in") == 0 && has(c, "in") == 0 && has(a, "../file") == 0);
+		FAILS(open("file/", O_RDONLY | O_DIRECTORY), ENOTDIR);
+		FAILS(open("none/", O_RDONLY | O_DIRECTORY), ENOENT);
+		FAILS(open("link", O_RDONLY | O_DIRECTORY | O_NOFOLLOW), ENOTDIR);
+		FAILS(open("", O_RDONLY | O_DIRECTORY), ENOENT);
+		close(a);
+		close(b);
+		close(c);
+		CHECK((a = open("/", O_RDONLY | O_DIRECTORY)) >= 0 && has(a, "etc/passwd") == 0 && close(a) == 0);
+	}
+}
+
+CASE(one_file_is_one_file)
+{
+	const char *names[] = { "/etc/passwd", "/etc", "/lower/dir", "/lower/file" };
+
+	for (int n = 0; n < 4; n++) {
+		struct stat first, st;
+
+		CHECK(lstat(names[n], &first) == 0);
+		for (int i = 0; i < OFTEN; i++) {
+			int fd = open(names[n], O_RDONLY);
+
+			CHECK(stat(names[n], &st) == 0 && st.st_ino == first.st_ino && st.st_dev == first.st_dev);
+			CHECK(fstat(fd, &st) == 0 && st.st_ino == first.st_ino && st.st_dev == first.st_dev && st.st_uid == first.st_uid);
+			close(fd);
+		}
+	}
+}
+
+static volatile int over;
+
+static void *opens(void *bad)
+{
+	while (!over) {
+		int d = directory("/etc");
+		struct stat st;
+
+		if (fstat(d, &st) || has(d, "passwd"))
+			*(int *)bad = 1;
+		close(d);
+	}
+	return NULL;
+}
+
+/* Its descriptors are its own, though its memory is not. */
+CASE(a_vfork_beside_threads)
+{
+	int bad = 0;
+	pthread_t t;
+
+	CHECK(pthread_create(&t, NULL, opens, &bad) == 0);
+	for (int i = 0; i < 300; i++) {
+		pid_t pid = vfork();
+
+		if (pid == 0) {
+			struct stat st;
+			int d;
+
+			for (int fd = 3; fd < 12; fd++)
+				close(fd);
+			d = directory("/tmp");
+			_exit(fstat(d, &st) || has(d, "passwd") != ENOENT || has(fcntl(d, F_DUPFD_CLOEXEC, 3), "passwd") != ENOENT);
+		}
+		CHECK(wait_status(pid) == 0);
+	}
+	over = 1;
+	CHECK(pthread_join(t, NULL) == 0 && !bad);
+}
