@@ -5,319 +5,17 @@
  *   udk-guard landlock                exits with the version of the kernel's Landlock, 0 without one
  *   udk-guard kill COOKIE             kill every process whose environment has UDK_COOKIE=COOKIE
  */
-#include "guard/guard.h"
+#include "guard/running.h"
 #include "guard/userns.h"
 #include <linux/prctl.h>
 #include <linux/signalfd.h>
 
-enum { PATIENCE = 999999 /* us */, EXIT_UDK = 125, SOCK_SEQPACKET_CLOEXEC = 5 | 02000000 };
-
-struct guard {
-	struct plan plan;
-	char **envp;
-	int socket, signals;
-	int keeper; /* our child: the keeper or, without a pid namespace, the watcher */
-	int second; /* the keeper below a watcher, 0 while unknown */
-	bool starting, started, ended, reaped;
-	int status;      /* the payload's wait status; the keeper's own where it ended before it could tell */
-	bool has_others; /* children that this process had before it became the guard: the caller's affair */
-	sigmask ending;  /* signals that end us while there is no payload: those of TERM, INT, HUP, QUIT not ignored */
-	int aborted;     /* signal that came before the payload was there */
-	uint64_t start, deadline, kill_at; /* us; 0: none */
-	struct tty tty;
-	struct gate gate;
-	int report; /* on which the program that starts the payload says why it does not; -1: it did, or there is none */
-	int upward; /* to the guard outside, whose container's init we are, or -1 */
-	struct outcome outcome;
-};
+enum { EXIT_UDK = 125, SOCK_SEQPACKET_CLOEXEC = 5 | 02000000 };
 
 NORETURN static void refuse(const char *text)
 {
 	say(2, "udk: error: %s\n", text);
 	sys_exit(EXIT_UDK);
-}
-
-static void to_payload(struct guard *g, int sig)
-{
-	if (!g->plan.gate)
-		message_send(g->socket, MSG_SIGNAL, sig, NULL, 0, -1);
-	else if (g->gate.fd >= 0)
-		message_send(g->gate.fd, MSG_SIGNAL, sig, NULL, 0, -1);
-	else if (!g->gate.passed && g->gate.n_pending < MAX_PENDING)
-		g->gate.pending[g->gate.n_pending++] = sig;
-}
-
-/* Ends everything: pid 1's death is the whole namespace's; without one the keeper's orphans become ours. */
-static void kill_all(struct guard *g)
-{
-	sys_kill(g->keeper, SIGKILL);
-}
-
-/* As the terminal's driver would have stopped us, so that the shell that started udk gets its prompt back. */
-static void stop_ourselves(int sig)
-{
-	sigmask bit = SIGBIT(sig), old;
-
-	sys_signal_default(sig, false);
-	sys_kill((int)sys_getpid(), sig);
-	sys_sigprocmask(SIG_UNBLOCK, &bit, &old);
-	sys_sigprocmask(SIG_SETMASK, &old, NULL);
-}
-
-static void on_signal(struct guard *g, int sig, int code)
-{
-	bool ends = sig > 0 && sig <= 64 && g->ending & SIGBIT(sig);
-
-	if (sig == SIGCHLD)
-		return;
-	if (g->plan.tty && (sig == SIGWINCH || sig == SIGCONT)) {
-		if (sig == SIGCONT && g->tty.master >= 0)
-			tty_raw(&g->tty); /* a shell may have changed it meanwhile, or we were in the background */
-		tty_resize(&g->tty);
-		if (sig == SIGWINCH)
-			return; /* the container's terminal tells the payload itself */
-	}
-	if (ends && (g->plan.gate ? !g->gate.passed : !g->started)) {
-		g->aborted = sig;
-		if (!g->starting || g->plan.gate) {
-			kill_all(g);
-			return;
-		}
-		/* The payload's exec may hang (a dead file server): then there is nobody to wait for. */
-		g->kill_at = now_us() + PATIENCE;
-	}
-	/* The kernel sends a terminal's signals to the whole process group: the payload has them already. With a terminal
-	 * of its own it is in another session, and what reaches us is for it. */
-	if (code > 0 && !g->plan.tty && !g->plan.gate)
-		return;
-	to_payload(g, sig);
-}
-
-/* Whoever waits for the end of the payload's streams is not to wait for us. */
-static void close_streams(struct guard *g)
-{
-	int streams = g->plan.tty ? 0 : -1, output = g->plan.tty ? 1 : -1;
-
-	close_all_but((const int[]){ streams, output, 2, g->socket, g->signals, g->tty.master, g->upward, g->plan.last_out, g->plan.share,
-				    g->plan.hold[0], g->plan.hold[1] }, 11);
-}
-
-/* The end of it: the payload has been executed. */
-static void read_report(struct guard *g)
-{
-	struct outcome *o = &g->outcome;
-	char text[sizeof o->failure.text];
-	long n = g->report < 0 ? -EBADF : sys_read(g->report, text, sizeof text - 1);
-
-	if (n == -EAGAIN || n == -EINTR || n == -EBADF)
-		return;
-	sys_close(g->report);
-	g->report = -1;
-	if (n > 0) {
-		text[n] = 0;
-		fail(&o->failure, FAIL_ENGINE, "%s", text);
-		o->ran = false;
-	} else if (o->ran) {
-		close_streams(g);
-	}
-}
-
-static void on_message(struct guard *g, const struct message *m, int fd)
-{
-	switch (m->kind) {
-	case MSG_FAILED:
-		g->outcome.failure.class = (enum failure_class)m->value;
-		g->outcome.ran = false; /* also where vfork is but a fork, and STARTED came first */
-		str_copy(g->outcome.failure.text, m->text, sizeof g->outcome.failure.text);
-		break;
-	case MSG_TTY:
-		tty_attach(&g->tty, fd);
-		break;
-	case MSG_STARTING:
-		g->starting = true;
-		if (!(g->plan.clone_flags & CLONE_NEWPID))
-			g->second = m->value;
-		break;
-	case MSG_STARTED:
-		g->started = true;
-		if (g->aborted && g->kill_at && !g->plan.gate) { /* else the keeper is killed, and was only too quick */
-			g->aborted = 0;
-			g->kill_at = 0;
-		}
-		g->outcome.ran = !g->outcome.failure.class && !g->plan.gate;
-		if (g->outcome.ran && g->report < 0)
-			close_streams(g);
-		else if (g->outcome.ran)
-			close_all_but((const int[]){ 0, 1, 2, g->socket, g->signals, g->tty.master, g->plan.last_out, g->plan.share, g->report,
-					    g->plan.hold[0], g->plan.hold[1] }, 11);
-		break;
-	case MSG_STOPPED:
-		if (g->upward >= 0)
-			message_send(g->upward, MSG_STOPPED, m->value, NULL, 0, -1);
-		else if (!g->plan.gate && !g->plan.tty && (m->value == SIGTSTP || m->value == SIGTTIN || m->value == SIGTTOU))
-			stop_ourselves(m->value);
-		break;
-	case MSG_ENDED:
-		g->ended = true;
-		g->status = m->value;
-		g->outcome.usage = m->usage;
-		break;
-	}
-}
-
-static void messages(struct guard *g)
-{
-	struct message m;
-	int fd;
-
-	while (g->socket >= 0) {
-		long r = message_receive(g->socket, &m, &fd, false);
-		if (r == -EAGAIN)
-			return;
-		if (r <= 0) {
-			sys_close(g->socket);
-			g->socket = -1;
-			return;
-		}
-		on_message(g, &m, fd);
-	}
-}
-
-/* What the init of the other runtime's container says. */
-static void gate_messages(struct guard *g)
-{
-	struct gate *gate = &g->gate;
-	struct message m;
-	int fd;
-
-	if (gate->listening >= 0 && gate_accept(gate, g->plan.ignored_signals, g->plan.confine & CONFINE_FDS) >= 0) {
-		g->outcome.ran = true;
-		close_all_but((const int[]){ 2, g->socket, g->signals, gate->fd, g->plan.last_out, g->plan.share, g->plan.hold[0], g->plan.hold[1] }, 8);
-	}
-	while (gate->fd >= 0) {
-		long r = message_receive(gate->fd, &m, &fd, false);
-		if (r == -EAGAIN)
-			return;
-		if (r <= 0) {
-			sys_close(gate->fd);
-			gate->fd = -1;
-			return;
-		}
-		if (m.kind == MSG_FAILED) {
-			g->outcome.failure.class = (enum failure_class)m.value;
-			g->outcome.ran = false;
-			str_copy(g->outcome.failure.text, m.text, sizeof g->outcome.failure.text);
-		} else if (m.kind == MSG_ENDED) {
-			gate->ended = true;
-			gate->status = m.value;
-			gate->usage = m.usage;
-		} else if (m.kind == MSG_STOPPED && (m.value == SIGTSTP || m.value == SIGTTIN || m.value == SIGTTOU)) {
-			stop_ourselves(m.value);
-		}
-	}
-}
-
-/* What the guard outside says, whose container's init we are. */
-static void upward_messages(struct guard *g)
-{
-	struct message m;
-	int fd;
-
-	while (g->upward >= 0) {
-		long r = message_receive(g->upward, &m, &fd, false);
-		if (r == -EAGAIN)
-			return;
-		if (r <= 0) { /* it is gone: so is its container */
-			sys_close(g->upward);
-			g->upward = -1;
-			kill_all(g);
-			return;
-		}
-		if (m.kind == MSG_SIGNAL)
-			on_signal(g, m.value, 0);
-	}
-}
-
-static void reap(struct guard *g)
-{
-	struct rusage usage;
-	int status;
-	long pid;
-
-	while ((pid = sys_wait4(-1, &status, WNOHANG, &usage)) > 0)
-		if (pid == g->keeper) {
-			g->reaped = true;
-			if (!g->ended)
-				g->status = status;
-			if (!g->ended)
-				g->outcome.usage = usage;
-		}
-}
-
-static void timers(struct guard *g)
-{
-	uint64_t now = now_us();
-
-	if (g->deadline && now >= g->deadline) {
-		g->deadline = 0;
-		g->outcome.timed_out = true;
-		if (g->started && g->plan.kill_after_ms) {
-			to_payload(g, g->plan.stop_signal);
-			to_payload(g, SIGCONT); /* a stopped payload could not act on it */
-			g->kill_at = now + g->plan.kill_after_ms * 1000;
-		} else {
-			kill_all(g);
-		}
-	}
-	if (g->kill_at && now >= g->kill_at) {
-		g->kill_at = 0;
-		kill_all(g);
-	}
-}
-
-static void wait_for_something(struct guard *g)
-{
-	struct pollfd p[7] = { { .fd = g->signals, .events = POLLIN }, { .fd = g->socket, .events = POLLIN },
-			       { .fd = g->plan.gate ? MAX(g->gate.listening, g->gate.fd) : g->upward, .events = POLLIN },
-			       { .fd = g->started ? g->report : -1, .events = POLLIN } };
-	size_t n = 4 + tty_poll(&g->tty, p + 4);
-	uint64_t next = g->deadline ? g->deadline : g->kill_at, now = next ? now_us() : 0;
-	uint64_t wait = next > now ? next - now : 0;
-	ktimespec t = { (int64_t)(wait / 1000000), (int64_t)(wait % 1000000) * 1000 };
-
-	sys_ppoll(p, n, next ? &t : NULL, NULL);
-}
-
-static void run(struct guard *g)
-{
-	struct signalfd_siginfo s[16];
-	ssize n;
-
-	while (!g->ended && !g->reaped) {
-		bool child = false;
-		wait_for_something(g);
-		/* Signals are read before messages and acted on after them: what the keeper said before a signal was sent
-		 * is then known when the signal is judged. */
-		do {
-			n = sys_read(g->signals, s, sizeof s);
-			messages(g);
-			if (g->started)
-				read_report(g);
-			if (g->plan.gate)
-				gate_messages(g);
-			for (ssize i = 0; i < n / (ssize)sizeof *s; i++) {
-				child |= s[i].ssi_signo == SIGCHLD;
-				on_signal(g, (int)s[i].ssi_signo, s[i].ssi_code);
-			}
-		} while (n == sizeof s);
-		upward_messages(g);
-		tty_relay(&g->tty);
-		timers(g);
-		if (child) {
-			reap(g);
-			messages(g); /* its last words */
-		}
-	}
 }
 
 /* What a caller may have left behind that would confuse us, and that the payload shall find as it was. */
@@ -375,7 +73,7 @@ static void start(struct guard *g)
 		if (userns_map(p, g->keeper, g->envp, &g->outcome.failure))
 			message_send(g->socket, MSG_GO, 0, NULL, 0, -1);
 		else
-			kill_all(g);
+			guard_kill_all(g);
 	}
 }
 
@@ -384,7 +82,7 @@ static void conclude_gate(struct guard *g)
 {
 	struct outcome *o = &g->outcome;
 
-	gate_messages(g);
+	guard_gate_messages(g);
 	if (!g->gate.passed && !o->failure.class && !g->aborted && !o->timed_out && g->ended)
 		gate_failure(g->plan.program, g->plan.gate_log, WIFEXITED(g->status) ? WEXITSTATUS(g->status) : 128 + WTERMSIG(g->status),
 			     &o->failure);
@@ -484,7 +182,7 @@ static void wait_for_keeper(struct guard *g)
 	struct signalfd_siginfo s[16];
 	const uint64_t until = now_us() + PATIENCE;
 
-	for (reap(g); !g->reaped; reap(g)) {
+	for (guard_reap(g); !g->reaped; guard_reap(g)) {
 		uint64_t now = now_us();
 		if (now >= until)
 			return;
@@ -530,7 +228,7 @@ static int command_run(const char *fd_text, char **envp)
 	if (g.plan.timeout_ms)
 		g.deadline = g.start + g.plan.timeout_ms * 1000;
 	start(&g);
-	run(&g);
+	guard_loop(&g);
 	/* Without a pid namespace, what a killed watcher leaves is ours now. */
 	if (!g.ended && g.keeper > 0 && !(g.plan.clone_flags & CLONE_NEWPID)) {
 		leave_it_to_the_keeper(&g);
@@ -541,7 +239,7 @@ static int command_run(const char *fd_text, char **envp)
 	tty_finish(&g.tty);
 	if (g.plan.gate)
 		conclude_gate(&g);
-	read_report(&g);
+	guard_read_report(&g);
 	conclude(&g);
 	struct outcome *o = &g.outcome;
 	if (g.upward >= 0) {
