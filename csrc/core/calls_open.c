@@ -372,12 +372,14 @@ long call_openat(struct call *c)
 static long restrict_to(struct call *c, int dfd, unsigned how)
 {
 	struct place *p = &c->w->a;
+	long r;
 
 	c->how = how;
 	if (!(how & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)))
 		return 0;
-	if (base_dir(c, dfd, p) < 0)
-		return base_dir(c, dfd, p);
+	r = base_dir(c, dfd, p);
+	if (r < 0)
+		return r;
 	if (p->raw) /* programs fall back */
 		return -ENOSYS;
 	/* Kept where a path being opened does not use it. */

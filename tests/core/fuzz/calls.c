@@ -66,8 +66,11 @@ static long tell(struct call *c)
 		changed(&world);
 	checked.kills = c->nr == __NR_kill || c->nr == __NR_rt_sigqueueinfo ? (int)a[0] : 0;
 	r = world_call(c);
-	if (tracing)
+	if (tracing) {
+		checked.on = false; /* no failure is spent on it */
 		say(2, "%d call %ld (%lx %lx %lx %lx %lx) \"%s\": %ld\n", n_told[i], c->nr, a[0], a[1], a[2], a[3], a[4], guest, r);
+		checked.on = true;
+	}
 	if (n_told[i] < MOST)
 		told[i][n_told[i]++] = (struct told){ c->nr, c->nr == __NR_inotify_add_watch || of_proc(c, (int)a[0]) ? MIN(r, 1) : r, shown(c, a, r) };
 	return r;

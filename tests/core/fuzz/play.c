@@ -22,6 +22,10 @@ void keep_fd(long fd)
 {
 	if (fd < 0)
 		return;
+	if (fd <= 2) { /* these are open all the time */
+		say(2, "the guest was given a descriptor that is not new: %ld\n", fd);
+		abort();
+	}
 	if (slot[turn] >= 0)
 		sys_close(slot[turn]);
 	slot[turn] = (int)fd;
