@@ -154,13 +154,27 @@ static void address_out(struct call *c, struct address *a)
 	a->len = (uint32_t)(2 + r + 1);
 }
 
+/* What is wrong with a name (r) is told to sockets that have such names; of others the kernel has more to say. */
+static long refuse(struct call *c, long r)
+{
+	struct address none = { .family = AF_UNIX_ };
+	int domain = 0;
+	unsigned n = sizeof domain;
+	long asked = SC5(__NR_getsockopt, c->a[0], SOL_SOCKET_, 39 /* SO_DOMAIN */, &domain, &n);
+
+	if (r == -EFAULT || (asked ? asked != -EBADF && asked != -ENOTSOCK : domain == AF_UNIX_))
+		return r;
+	asked = SC3(c->nr, c->a[0], &none, MIN(c->a[2], 2UL + UN_MAX));
+	return asked < 0 ? asked : r;
+}
+
 long call_bind(struct call *c)
 {
 	struct address a;
 	long r = address_in(c, (void *)c->a[1], c->a[2], true, &a);
 
 	if (r < 0)
-		return r;
+		return refuse(c, r);
 	if (!r)
 		return call_raw(c);
 	r = SC3(__NR_bind, c->a[0], &a, a.len);
@@ -174,7 +188,7 @@ long call_connect(struct call *c)
 	struct address a;
 	long r = address_in(c, (void *)c->a[1], c->a[2], false, &a);
 
-	return r < 0 ? r : r ? SC3(__NR_connect, c->a[0], &a, a.len) : call_raw(c);
+	return r < 0 ? refuse(c, r) : r ? SC3(__NR_connect, c->a[0], &a, a.len) : call_raw(c);
 }
 
 long call_sendto(struct call *c)
@@ -223,27 +237,53 @@ long call_accept(struct call *c) { return with_address(c, __NR_accept, 1); }
 long call_accept4(struct call *c) { return with_address(c, __NR_accept4, 1); }
 long call_recvfrom(struct call *c) { return with_address(c, __NR_recvfrom, 4); }
 
-/* Guest ids in a message's credentials become the caller's, and back. */
-static void credentials(struct call *c, char *control, uint64_t len, bool out)
+/* The guest's ids of who sent or connected, in place of those that the kernel told; whoever is gone was what the container
+ * began with. */
+static void show_ids(struct call *c, uint32_t *cred, bool effective)
 {
 	const struct plan *plan = c->core->plan;
+	struct ids they;
+
+	if (cred[1] != plan->host_uid) {
+		cred[1] = 65534;
+		cred[2] = cred[2] == plan->host_gid ? plan->gid : 65534;
+		return;
+	}
+	ids_of(c, cred[0], &they);
+	cred[1] = effective ? they.euid : they.ruid;
+	cred[2] = effective ? they.egid : they.rgid;
+}
+
+static bool is_one(uint32_t id, uint32_t a, uint32_t b, uint32_t d)
+{
+	return id == a || id == b || id == d;
+}
+
+/* Guest ids in a message's credentials become the caller's, and back. */
+static long credentials(struct call *c, char *control, uint64_t len, bool out)
+{
+	const struct plan *plan = c->core->plan;
+	const struct ids *me = &c->core->ids;
 
 	for (uint64_t at = 0; at + sizeof(struct control) <= len;) {
 		struct control *m = (void *)(control + at);
 
 		if (m->len < sizeof *m || m->len > len - at)
-			return;
+			break;
 		if (m->level == SOL_SOCKET_ && m->type == SCM_CREDENTIALS_ && m->len >= sizeof *m + 12) {
-			if (!out) {
+			if (!out && !privileged(c->core) &&
+			    (!is_one(m->data[1], me->ruid, me->euid, me->suid) || !is_one(m->data[2], me->rgid, me->egid, me->sgid)))
+				return -EPERM;
+			if (out) {
+				show_ids(c, m->data, false);
+			} else {
 				m->data[1] = plan->host_uid;
 				m->data[2] = plan->host_gid;
-			} else {
-				m->data[1] = m->data[1] == plan->host_uid ? plan->uid : 65534;
-				m->data[2] = m->data[2] == plan->host_gid ? plan->gid : 65534;
 			}
 		}
 		at += (m->len + 7) & ~7ULL;
 	}
+	return 0;
 }
 
 static long send_one(struct call *c, long fd, const void *guest, long flags)
@@ -264,7 +304,9 @@ static long send_one(struct call *c, long fd, const void *guest, long flags)
 	if (m.control && m.control_len && m.control_len <= sizeof c->w->other && c->core->plan->options & OPT_OWNERS) {
 		if (guest_read(c->w->other, (void *)m.control, m.control_len))
 			return -EFAULT;
-		credentials(c, c->w->other, m.control_len, false);
+		r = credentials(c, c->w->other, m.control_len, false);
+		if (r)
+			return r;
 		m.control = (uint64_t)(uintptr_t)c->w->other;
 	}
 	return SC3(__NR_sendmsg, fd, &m, flags);
@@ -360,7 +402,6 @@ long call_getsockopt(struct call *c)
 		return r;
 	if (guest_read(&len, (void *)c->a[4], sizeof len) || len < sizeof cred || guest_read(cred, (void *)c->a[3], sizeof cred))
 		return r;
-	cred[1] = cred[1] == plan->host_uid ? plan->uid : 65534;
-	cred[2] = cred[2] == plan->host_gid ? plan->gid : 65534;
+	show_ids(c, cred, true);
 	return guest_write((void *)c->a[3], cred, sizeof cred);
 }

@@ -66,17 +66,19 @@ static long refetch(void)
 /* Writes the jump over five bytes that are not in one word, though the first two are. */
 static void write_slowly(unsigned char *s, const unsigned char *jump)
 {
+	const bool alone = only_thread(); /* nobody else may be at the site, and no barrier needs to be registered for */
 	uint16_t old, first;
 
 	memcpy(&old, s, 2);
 	memcpy(&first, jump, 2);
 	*(volatile uint16_t *)s = 0xfeeb; /* a jump to itself */
-	if (refetch() && !only_thread()) {
+	if (!alone && refetch()) {
 		*(volatile uint16_t *)s = old;
 		return;
 	}
 	memcpy(s + 2, jump + 2, 3);
-	refetch();
+	if (!alone)
+		refetch();
 	*(volatile uint16_t *)s = first;
 }
 

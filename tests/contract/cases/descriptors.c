@@ -182,6 +182,39 @@ CASE(every_number_is_another_directory)
 	CHECK(stat("/etc/passwd", &st) == 0 && has(62, "passwd") == ENOENT);
 }
 
+/* As many as the limit says, and paths are found after that. */
+CASE(every_number_is_a_copy)
+{
+	struct rlimit few;
+	int n = 0, used = 0;
+	CHECK(getrlimit(RLIMIT_NOFILE, &few) == 0);
+	few.rlim_cur = 128;
+	CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+	for (int i = 0; i < 128; i++)
+		used += fcntl(i, F_GETFD) >= 0;
+	while (dup(0) >= 0)
+		n++;
+	CHECK(errno == EMFILE && n + used == 128);
+	close(100);
+	put("f", "x");
+	CHECK(same("f", "x") && mkdir("d", 0755) == 0 && there("/tmp/case-every_number_is_a_copy/d"));
+}
+
+/* Nobody but the guest registers for memory barriers that it has not asked for. */
+CASE(barriers_are_registered_for)
+{
+	char name[64];
+	if (syscall(SYS_membarrier, 0, 0) < 0 || !(syscall(SYS_membarrier, 0, 0) & 1 << 5))
+		return; /* an old kernel */
+	for (int i = 0; i < 50; i++) { /* as often as sites are looked at before they are changed */
+		snprintf(name, sizeof name, "f%d", i);
+		put(name, "x");
+		CHECK(same(name, "x") && there(name) && chmod(name, 0600) == 0 && unlink(name) == 0);
+	}
+	FAILS(syscall(SYS_membarrier, 1 << 5, 0), EPERM);
+	CHECK(syscall(SYS_membarrier, 1 << 6, 0) == 0 && syscall(SYS_membarrier, 1 << 5, 0) == 0);
+}
+
 CASE(a_range_of_numbers_is_closed)
 {
 	struct stat st;

@@ -309,6 +309,49 @@ CASE(a_chroot_from_outside)
 	CHECK(syscall(SYS_getcwd, b, sizeof b) > 0 && b[0] == '('); /* (unreachable) */
 }
 
+static int send_credentials(int fd, pid_t pid, uid_t uid, gid_t gid)
+{
+	char byte = 'x', space[CMSG_SPACE(sizeof(struct ucred))] = { 0 };
+	struct iovec io = { &byte, 1 };
+	struct msghdr m = { .msg_iov = &io, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space };
+	struct ucred who = { pid, uid, gid };
+	*CMSG_FIRSTHDR(&m) = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof who), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_CREDENTIALS };
+	memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &who, sizeof who);
+	return (int)sendmsg(fd, &m, 0);
+}
+
+/* Who somebody is is what he is told to be, and he cannot say otherwise. */
+CASE(credentials_of_other_users)
+{
+	char byte, space[CMSG_SPACE(sizeof(struct ucred))];
+	struct iovec io = { &byte, 1 };
+	struct msghdr m = { .msg_iov = &io, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space };
+	struct sockaddr_un a = { .sun_family = AF_UNIX, .sun_path = "s" };
+	struct ucred who;
+	socklen_t n = sizeof who;
+	int sv[2], on = 1, listening = socket(AF_UNIX, SOCK_STREAM, 0), fd;
+	need_root();
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, sv) == 0 && setsockopt(sv[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0);
+	CHECK(chmod(".", 0777) == 0 && bind(listening, (void *)&a, sizeof a) == 0 && chmod("s", 0777) == 0 && listen(listening, 1) == 0);
+	pid_t p = fork();
+	if (!p) {
+		CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
+		FAILS(send_credentials(sv[0], getpid(), 0, 0), EPERM);
+		FAILS(send_credentials(sv[0], getpid(), 1000, 0), EPERM);
+		CHECK(send_credentials(sv[0], getpid(), 1000, 1000) == 1);
+		fd = socket(AF_UNIX, SOCK_STREAM, 0);
+		CHECK(connect(fd, (void *)&a, sizeof a) == 0 && read(fd, &byte, 1) == 0);
+		_exit(0);
+	}
+	CHECK(recvmsg(sv[1], &m, 0) == 1);
+	memcpy(&who, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof who);
+	CHECK(who.pid == p && who.uid == 1000 && who.gid == 1000);
+	fd = accept(listening, NULL, NULL);
+	CHECK(fd >= 0 && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n) == 0 && who.pid == p && who.uid == 1000 && who.gid == 1000);
+	close(fd);
+	CHECK(wait_status(p) == 0);
+}
+
 /* A child with other ids, once it has them; it ends when it is told to. */
 static pid_t child_of(uid_t uid, int end[2])
 {

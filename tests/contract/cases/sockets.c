@@ -85,6 +85,24 @@ CASE(datagram_names)
 	CHECK(sendmmsg(c, mm, 2, 0) == 2 && mm[1].msg_len == 3);
 }
 
+/* What has no such names says so, whatever is at the name. */
+CASE(names_for_other_sockets)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX, .sun_path = "." }, b = { .sun_family = AF_UNIX, .sun_path = "none/s" };
+	int in = socket(AF_INET, SOCK_STREAM, 0), un = socket(AF_UNIX, SOCK_STREAM, 0), file = open("f", O_CREAT | O_RDWR, 0644);
+	CHECK(un >= 0 && file >= 0);
+	if (in >= 0) {
+		FAILS(bind(in, (void *)&a, sizeof a), EAFNOSUPPORT);
+		FAILS(bind(in, (void *)&b, sizeof b), EAFNOSUPPORT);
+		FAILS(connect(in, (void *)&b, sizeof b), EAFNOSUPPORT);
+	}
+	FAILS(bind(un, (void *)&a, sizeof a), EADDRINUSE);
+	FAILS(bind(un, (void *)&b, sizeof b), ENOENT);
+	FAILS(connect(un, (void *)&b, sizeof b), ENOENT);
+	FAILS(bind(file, (void *)&b, sizeof b), ENOTSOCK);
+	FAILS(connect(-1, (void *)&b, sizeof b), EBADF);
+}
+
 CASE(abstract_names)
 {
 	struct sockaddr_un u = { .sun_family = AF_UNIX }, v;
