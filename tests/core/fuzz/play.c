@@ -224,9 +224,10 @@ void play(const struct record *r)
 		break;
 	}
 	case REMAIN: { /* another of the guest's descriptors for the same */
-		long fd = descriptor(r->fds & 15) > 2 ? sys_fcntl(descriptor(r->fds & 15), F_DUPFD, 3) : -1;
+		int of = descriptor(r->fds & 15);
+		long fd = of > 2 ? sys_fcntl(of, F_DUPFD, 3) : -1;
 		if (fd >= 0)
-			note_drop(&world, (int)fd);
+			note_dup(&world, of, (int)fd);
 		keep_fd(fd);
 		break;
 	}
