@@ -3,7 +3,7 @@
  * A host path is longer than the guest's: where it exceeds sun_path, the socket is named through a short link to its
  * directory, kept in one private directory of the container; the link is read to turn the name back.
  */
-#include "core/calls.h"
+#include "core/sock.h"
 
 #ifdef UDK_HOSTED
 #include <sys/un.h>
@@ -12,17 +12,7 @@
 #endif
 
 #define AF_UNIX_ 1
-#define SOL_SOCKET_ 1
 #define SO_PEERCRED_ 17
-#define SCM_CREDENTIALS_ 2
-#define UN_MAX 108
-
-struct address {
-	uint16_t family;
-	char path[UN_MAX];
-	char spare[20]; /* other families are up to 128 bytes */
-	uint32_t len;
-};
 
 struct message { /* the kernel's msghdr */
 	uint64_t name;
@@ -58,8 +48,7 @@ static long alias(struct call *c, const char *host, size_t n, char *to)
 	}
 }
 
-/* Translates a guest's address. 1: into `a`; 0: not a path, to be passed as it is. */
-static long address_in(struct call *c, const void *from, unsigned long len, bool make, struct address *a)
+long address_in(struct call *c, const void *from, unsigned long len, bool make, struct address *a)
 {
 	struct place *p = &c->w->a;
 	size_t n;
@@ -122,8 +111,7 @@ static long address_in(struct call *c, const void *from, unsigned long len, bool
 	return 1;
 }
 
-/* What the guest sees of an address that the kernel gave. */
-static void address_out(struct call *c, struct address *a)
+void address_out(struct call *c, struct address *a)
 {
 	const char *dir = plan_text(c->core, c->core->plan->sockets);
 	size_t d = strlen(dir), n;
@@ -259,28 +247,33 @@ static bool is_one(uint32_t id, uint32_t a, uint32_t b, uint32_t d)
 	return id == a || id == b || id == d;
 }
 
-/* Guest ids in a message's credentials become the caller's, and back. */
-static long credentials(struct call *c, char *control, uint64_t len, bool out)
+long credentials_change(struct call *c, uint32_t ids[3], bool out)
 {
 	const struct plan *plan = c->core->plan;
 	const struct ids *me = &c->core->ids;
 
+	if (out) {
+		show_ids(c, ids, false);
+		return 0;
+	}
+	if (!privileged(c->core) && (!is_one(ids[1], me->ruid, me->euid, me->suid) || !is_one(ids[2], me->rgid, me->egid, me->sgid)))
+		return -EPERM;
+	ids[1] = plan->host_uid;
+	ids[2] = plan->host_gid;
+	return 0;
+}
+
+/* Guest ids in a message's credentials become the caller's, and back. */
+static long credentials(struct call *c, char *control, uint64_t len, bool out)
+{
 	for (uint64_t at = 0; at + sizeof(struct control) <= len;) {
 		struct control *m = (void *)(control + at);
 
 		if (m->len < sizeof *m || m->len > len - at)
 			break;
-		if (m->level == SOL_SOCKET_ && m->type == SCM_CREDENTIALS_ && m->len >= sizeof *m + 12) {
-			if (!out && !privileged(c->core) &&
-			    (!is_one(m->data[1], me->ruid, me->euid, me->suid) || !is_one(m->data[2], me->rgid, me->egid, me->sgid)))
-				return -EPERM;
-			if (out) {
-				show_ids(c, m->data, false);
-			} else {
-				m->data[1] = plan->host_uid;
-				m->data[2] = plan->host_gid;
-			}
-		}
+		if (m->level == SOL_SOCKET_ && m->type == SCM_CREDENTIALS_ && m->len >= sizeof *m + 12 &&
+		    credentials_change(c, m->data, out))
+			return -EPERM;
 		at += (m->len + 7) & ~7ULL;
 	}
 	return 0;

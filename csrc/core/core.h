@@ -63,6 +63,8 @@ enum plan_options {
 	OPT_EVERY_CALL = 1024, /* which stops at every one: there is no filter */
 	OPT_ONLY_FILTER = 4096, /* never so: without a filter it is an error */
 	OPT_SIGNALS = 2048,    /* calls come by a signal, which the guest must not see */
+	OPT_I386 = 8192,    /* 32-bit programs run here, in this engine */
+	OPT_LINUX32 = 16384, /* and the image is of such: uname says so */
 	OPT_NOEXEC = 128, /* some tree is on a noexec mount: map code by copying it */
 	OPT_IDENTITY = 1 << 16, /* identity.c: paths are the kernel's, in namespaces of the guest's own */
 	OPT_XINO = 1 << 17, /* with it: inodes of the lower have their highest bit set */
@@ -238,6 +240,7 @@ struct call {
 	struct core *core;
 	struct work *w;
 	long nr;
+	long nr32; /* of a 32-bit program: what the call's number is there; else 0 */
 	unsigned long a[6];
 	int hops;    /* links followed outside of a walk */
 	unsigned how;          /* openat2's RESOLVE_* */

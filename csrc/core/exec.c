@@ -1,12 +1,6 @@
 /* What execve of a path comes to: scripts, set-id bits, and the errors that the kernel gives. */
 #include "core/calls.h"
-
-#ifdef UDK_HOSTED
-#include <elf.h>
-#else
-#include <linux/elf-em.h>
-#include <linux/elf.h>
-#endif
+#include "core/elf.h"
 
 #if defined(__x86_64__)
 #define MACHINE EM_X86_64
@@ -37,21 +31,70 @@ static long find_interpreter(struct call *c, const char *name, size_t n, struct 
 	return r;
 }
 
+static bool is_i386(const char *head, long n)
+{
+	const Elf32_Ehdr *e = (const void *)head;
+
+	return n >= (long)sizeof *e && !memcmp(head, "\177ELF\1\1", 6) && e->e_machine == EM_386;
+}
+
+bool elf_widen(Elf64_Ehdr *to, const char *head, long n)
+{
+	Elf32_Ehdr e;
+
+	if (!is_i386(head, n))
+		return false;
+	memcpy(&e, head, sizeof e);
+	memcpy(to->e_ident, e.e_ident, sizeof to->e_ident);
+	to->e_type = e.e_type, to->e_machine = e.e_machine, to->e_version = e.e_version, to->e_entry = e.e_entry;
+	to->e_phoff = e.e_phoff, to->e_shoff = e.e_shoff, to->e_flags = e.e_flags, to->e_ehsize = e.e_ehsize;
+	to->e_phentsize = e.e_phentsize, to->e_phnum = e.e_phnum;
+	to->e_shentsize = e.e_shentsize, to->e_shnum = e.e_shnum, to->e_shstrndx = e.e_shstrndx;
+	return true;
+}
+
+long elf_program_headers(int fd, const Elf64_Ehdr *e, Elf64_Phdr *to, unsigned most)
+{
+	bool wide = e->e_ident[EI_CLASS] == ELFCLASS64;
+	size_t size = wide ? sizeof *to : sizeof(Elf32_Phdr), n = e->e_phnum * size;
+	const Elf32_Phdr *narrow = (const void *)((const char *)(to + e->e_phnum) - n);
+	long r;
+
+	if (e->e_phentsize != size || !e->e_phnum || e->e_phnum > most)
+		return -ENOEXEC;
+	r = sys_pread(fd, wide ? (void *)to : (void *)(uintptr_t)narrow, n, (int64_t)e->e_phoff);
+	if (r != (long)n)
+		return r < 0 ? r : -EIO;
+	for (unsigned i = 0; !wide && i < e->e_phnum; i++) { /* from the end of the same memory: never ahead of what is read */
+		Elf32_Phdr p = narrow[i];
+
+		to[i] = (Elf64_Phdr){ .p_type = p.p_type, .p_flags = p.p_flags, .p_offset = p.p_offset, .p_vaddr = p.p_vaddr,
+				      .p_paddr = p.p_paddr, .p_filesz = p.p_filesz, .p_memsz = p.p_memsz, .p_align = p.p_align };
+	}
+	return 0;
+}
+
 /* The interpreter that the program asks for exists; -ENOENT as from the kernel otherwise. */
 static long check_elf(struct call *c, int fd, const char *header, long n)
 {
 	const Elf64_Ehdr *e = (const void *)header;
 	const Elf64_Phdr *ph = (const void *)(header + sizeof *e);
 	char *name = c->w->path;
+	Elf64_Ehdr widened;
+	bool i386 = c->core->plan->options & OPT_I386 && elf_widen(&widened, header, n);
 	long r;
 
-	if (n < (long)sizeof *e || e->e_ident[EI_CLASS] != ELFCLASS64 || e->e_machine != MACHINE ||
+	if (i386) {
+		e = &widened;
+		if (e->e_type != ET_EXEC && e->e_type != ET_DYN)
+			return -ENOEXEC;
+	} else if (n < (long)sizeof *e || e->e_ident[EI_CLASS] != ELFCLASS64 || e->e_machine != MACHINE ||
 	    (e->e_type != ET_EXEC && e->e_type != ET_DYN) || e->e_phentsize != sizeof ph[0] || !e->e_phnum || e->e_phnum > 32)
 		return -ENOEXEC;
-	if (e->e_phoff != sizeof *e || n < (long)((e->e_phnum + 1U) * sizeof ph[0] + sizeof *e)) {
-		r = sys_pread(fd, c->w->other, e->e_phnum * sizeof ph[0], (int64_t)e->e_phoff);
-		if (r != (long)(e->e_phnum * sizeof ph[0]))
-			return r < 0 ? r : -EIO;
+	if (i386 || e->e_phoff != sizeof *e || n < (long)((e->e_phnum + 1U) * sizeof ph[0] + sizeof *e)) {
+		r = elf_program_headers(fd, e, (void *)c->w->other, 32);
+		if (r)
+			return r;
 		ph = (const void *)c->w->other;
 	}
 	for (int i = 0; i < e->e_phnum; i++) {
@@ -217,12 +260,14 @@ static long by_descriptor(struct call *c, int fd, struct program *out)
 	return 0;
 }
 
-/* An ELF file for the machine that the plan has an emulator for. */
+/* An ELF file for the machine that the plan has an emulator for, and needs. */
 static bool is_foreign(const struct plan *plan, const char *header, long n)
 {
 	const uint8_t *h = (const uint8_t *)header;
 	unsigned machine;
 
+	if (plan->options & OPT_I386 && is_i386(header, n))
+		return false;
 	if (!plan->machine || n < 20 || memcmp(header, "\177ELF", 4))
 		return false;
 	machine = h[EI_DATA] == ELFDATA2MSB ? h[18] << 8 | h[19] : h[19] << 8 | h[18];

@@ -60,6 +60,10 @@ const long table_size = ARRAY_LEN(table);
 
 long call_raw(struct call *c)
 {
+#if defined(__x86_64__)
+	if (c->nr32) /* the kernel reads and writes its structures */
+		return syscall_i386(c->nr32, c->a[0], c->a[1], c->a[2], c->a[3], c->a[4], c->a[5]);
+#endif
 	return SC6(c->nr, c->a[0], c->a[1], c->a[2], c->a[3], c->a[4], c->a[5]);
 }
 

@@ -115,16 +115,22 @@ void on_traced(const unsigned long *s, struct frame *f)
 }
 #endif
 
-/* SIGSTOP cannot be blocked, and the tracer takes it away. A SIGCONT that somebody sends removes it, too: then it is
- * sent again. */
 void step_out(void)
 {
+	step_out_of(NULL);
+}
+
+/* SIGSTOP cannot be blocked, and the tracer takes it away. A SIGCONT that somebody sends removes it, too: then it is
+ * sent again. */
+void step_out_of(const struct compat_frame *f)
+{
 	volatile int seen = 0;
-	struct { int signo, error, code, pad, pid, uid; const volatile int *value; char rest[96]; } info = { 0 };
+	struct stepping info = { 0 };
 
 	info.signo = SIGSTOP;
 	info.code = STEP_OUT_CODE;
 	info.value = &seen;
+	info.frame = f;
 	while (!seen)
 		SC4(__NR_rt_tgsigqueueinfo, sys_getpid(), sys_gettid(), SIGSTOP, &info);
 }

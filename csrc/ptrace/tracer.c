@@ -4,41 +4,22 @@
  * It is no one's parent and no one's child inside: it is in a session of its own, blocks all signals, has no
  * descriptors, and ends when its last tracee has. When it is killed the kernel kills them all.
  */
-#include "ptrace/ptrace.h"
+#include "ptrace/tracer.h"
 
 #include <linux/audit.h>
-#include <linux/elf.h>
-#include <linux/ptrace.h>
 #include <linux/seccomp.h>
 
 #ifndef PTRACE_GET_SYSCALL_INFO
 #define PTRACE_GET_SYSCALL_INFO 0x420e
 #endif
-#define TRACE_OPTIONS                                                                                                  \
-	(PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACESECCOMP)
-#define WALL 0x40000000
+
 #define ANY_TRACER (-1L)
 #ifndef PR_SET_PTRACER
 #define PR_SET_PTRACER 0x59616d61
 #endif
 #define HARMLESS __NR_getpid /* a call that any filter allows, in place of one that is not to be made */
-
-#if defined(__x86_64__)
-struct registers { /* user_regs_struct */
-	unsigned long r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip, cs, flags, rsp,
-		ss, fs_base, gs_base, ds, es, fs, gs;
-};
-#define PC(r) ((r)->rip)
-#define NUMBER(r) ((long)(r)->orig_rax)
-#else
-struct registers { /* user_pt_regs */
-	unsigned long x[31], sp, pc, pstate;
-};
-#define PC(r) ((r)->pc)
-#define NUMBER(r) ((int)(r)->x[8])
 #ifndef NT_ARM_SYSTEM_CALL
 #define NT_ARM_SYSTEM_CALL 0x404
-#endif
 #endif
 
 struct syscall_info {
@@ -48,35 +29,14 @@ struct syscall_info {
 };
 enum { OP_ENTRY = 1 };
 
-static volatile int *every; /* P2; set by the first tracee */
+volatile int *every; /* P2; set by the first tracee */
 static bool old_kernel; /* without PTRACE_GET_SYSCALL_INFO: before 5.3 */
-#define MOST_PIDS (1 << 22) /* of any kernel */
-static uint8_t *inside; /* by tid: is it between entry and exit of a call? */
+uint8_t *inside;
 
-static long trace(long request, int pid, unsigned long addr, const void *data)
+void go(int pid, int sig)
 {
-	return SC4(__NR_ptrace, request, pid, addr, data);
-}
-
-/* How much of the registers there is, or -errno: less for a 32-bit program. */
-static long get_registers(int pid, struct registers *r)
-{
-	struct { void *at; size_t n; } to = { r, sizeof *r };
-	long error = trace(PTRACE_GETREGSET, pid, NT_PRSTATUS, &to);
-
-	return error ? error : (long)to.n;
-}
-
-static void set_registers(int pid, const struct registers *r)
-{
-	struct { const void *at; size_t n; } from = { r, sizeof *r };
-
-	trace(PTRACE_SETREGSET, pid, NT_PRSTATUS, &from);
-}
-
-static bool in_text(unsigned long pc)
-{
-	return pc - ENGINE_BASE < TEXT_SIZE || pc - PAST_PLAN < 4096;
+	inside[pid] = 0;
+	trace(*every ? PTRACE_SYSCALL : PTRACE_CONT, pid, 0, (void *)(long)sig);
 }
 
 /* ---- calls -------------------------------------------------------------------------------------------- */
@@ -116,7 +76,7 @@ static void seccomp_stop(int pid)
 {
 	struct registers r;
 
-	if (get_registers(pid, &r) > 0)
+	if (get_registers(pid, &r) > 0 && !compat_seccomp_stop(pid, &r))
 		redirect(pid, &r, traced_entry, NUMBER(&r));
 }
 
@@ -152,6 +112,8 @@ static void syscall_stop(int pid)
 	long n;
 
 	if (inside[pid]) {
+		if (inside[pid] & REFUSED)
+			compat_refused(pid);
 		inside[pid] = 0;
 		trace(PTRACE_SYSCALL, pid, 0, NULL);
 		return;
@@ -173,6 +135,8 @@ static void syscall_stop(int pid)
 		if (action != SECCOMP_RET_ALLOW && (old_kernel || get_registers(pid, &r) > 0)) {
 			bool refused = (action & SECCOMP_RET_ACTION_FULL) == SECCOMP_RET_ERRNO;
 
+			if (i.arch == AUDIT_ARCH_I386 && compat_syscall_stop(pid, &r, action))
+				return;
 			redirect(pid, &r, refused ? traced_error : traced_entry, refused ? -(long)(action & SECCOMP_RET_DATA) : (long)i.nr);
 			return;
 		}
@@ -182,13 +146,18 @@ static void syscall_stop(int pid)
 
 /* ---- signals ------------------------------------------------------------------------------------------ */
 
-static bool is_step_out(int pid)
+/* Takes the thread's word for it: it is sent on here, or by the caller. */
+static bool is_step_out(int pid, bool *sent)
 {
-	struct { int signo, error, code, pad, pid, uid; unsigned long value; char rest[96]; } info;
+	struct stepping info;
 
 	if (trace(PTRACE_GETSIGINFO, pid, 0, &info) || info.code != STEP_OUT_CODE)
 		return false;
-	trace(PTRACE_POKEDATA, pid, info.value, (void *)1);
+	*sent = info.frame != NULL;
+	if (*sent)
+		compat_leave(pid, (unsigned long)info.frame);
+	else
+		trace(PTRACE_POKEDATA, pid, (unsigned long)info.value, (void *)1);
 	return true;
 }
 
@@ -211,12 +180,14 @@ static bool is_ours(int pid)
 
 static void signal_stop(int pid, int sig)
 {
+	bool sent = false;
+
 	if ((sig == SIGSEGV || sig == SIGBUS) && is_ours(pid))
 		return;
-	if (sig == SIGSTOP && *every && is_step_out(pid))
+	if (sig == SIGSTOP && (*every || in_compat(pid)) && is_step_out(pid, &sent))
 		sig = 0;
-	inside[pid] = 0;
-	trace(*every ? PTRACE_SYSCALL : PTRACE_CONT, pid, 0, (void *)(long)sig);
+	if (!sent && !(sig && compat_defer(pid, sig)))
+		go(pid, sig);
 }
 
 static bool stops_groups(int sig)
@@ -229,10 +200,14 @@ NORETURN static void tracer_loop(void)
 {
 	for (;;) {
 		int status, sig;
-		long pid = SC4(__NR_wait4, -1, &status, WALL, NULL);
+		long pid;
 
+		compat_wait();
+		pid = SC4(__NR_wait4, -1, &status, WALL, NULL);
 		if (pid == -ECHILD)
 			sys_exit(0);
+		if (pid > 0 && !WIFSTOPPED(status))
+			compat_gone((int)pid);
 		if (pid <= 0 || !WIFSTOPPED(status))
 			continue;
 		sig = WSTOPSIG(status);
@@ -245,8 +220,11 @@ NORETURN static void tracer_loop(void)
 				trace(PTRACE_LISTEN, (int)pid, 0, NULL);
 				break;
 			}
-			inside[pid] = 0;
-			trace(*every ? PTRACE_SYSCALL : PTRACE_CONT, (int)pid, 0, NULL);
+			if (!compat_interrupted((int)pid))
+				go((int)pid, 0);
+			break;
+		case PTRACE_EVENT_EXEC:
+			compat_exec((int)pid);
 			break;
 		case 0:
 			if (sig == (SIGTRAP | 0x80))
@@ -270,7 +248,7 @@ NORETURN static void become_tracer(int pid, int answer)
 	sys_sigprocmask(2 /* SIG_SETMASK */, &all, NULL);
 	sys_setsid();
 	inside = sys_mmap(NULL, MOST_PIDS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	r = is_error((long)inside) ? -ENOMEM : trace(PTRACE_SEIZE, pid, 0, (void *)(TRACE_OPTIONS | PTRACE_O_EXITKILL));
+	r = is_error((long)inside) || !compat_start() ? -ENOMEM : trace(PTRACE_SEIZE, pid, 0, (void *)(TRACE_OPTIONS | PTRACE_O_EXITKILL));
 	sys_write(answer, &r, sizeof r);
 	if (r)
 		sys_exit(1);

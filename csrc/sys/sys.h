@@ -51,6 +51,15 @@ static inline long syscall3(long n, long a, long b, long c)
 	__asm__ volatile("syscall" : "=a"(r) : "a"(n), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
 	return r;
 }
+/* A system call of i386, by its number there: addresses are below 4 GiB. */
+static inline long syscall_i386(long n, unsigned long a, unsigned long b, unsigned long c, unsigned long d, unsigned long e, unsigned long f)
+{
+	register unsigned long r13 __asm__("r13") = f;
+	long r;
+	__asm__ volatile("mov %%rbp, %%r12\n mov %%r13d, %%ebp\n int $0x80\n mov %%r12, %%rbp"
+			 : "=a"(r) : "a"(n), "b"(a), "c"(b), "d"(c), "S"(d), "D"(e), "r"(r13) : "r8", "r9", "r10", "r11", "r12", "memory");
+	return r;
+}
 #else
 static inline long syscall6(long n, long a, long b, long c, long d, long e, long f)
 {

@@ -296,6 +296,7 @@ long answer(long nr, const unsigned long a[6], struct frame *f)
 
 	c.core = &self.core;
 	c.nr = nr;
+	c.nr32 = 0;
 	c.frame = f;
 	c.hops = 0;
 	c.how = 0;

@@ -34,12 +34,25 @@ static const char *whole(const struct place *p)
 	return p->dfd == AT_FDCWD && p->host[0] == '/' && !p->raw ? p->host : NULL;
 }
 
-static long count(const char *const *v, long *n)
+/* The guest's pointers have 4 bytes in a 32-bit program. */
+static long word(const struct call *c, const void *v, long i, const char **to)
+{
+	uint32_t narrow;
+	long r;
+
+	if (!c->nr32)
+		return guest_read(to, (const char *const *)v + i, sizeof *to);
+	r = guest_read(&narrow, (const uint32_t *)v + i, sizeof narrow);
+	*to = (const char *)(uintptr_t)narrow;
+	return r;
+}
+
+static long count(const struct call *c, const void *v, long *n)
 {
 	const char *s;
 
 	for (*n = 0; v; ++*n) {
-		if (guest_read(&s, v + *n, sizeof s))
+		if (word(c, v, *n, &s))
 			return -EFAULT;
 		if (!s)
 			break;
@@ -93,7 +106,7 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	char *text = c->w->rest, *ids_at, *flags_at, *name;
 	const char **v;
 	size_t size = 0;
-	long n, at = 0, r;
+	long n, n_env = 0, at = 0, r;
 	bool ours = own_memory();
 
 	if (!ours && self.vfork.pid == (int)sys_getpid())
@@ -106,14 +119,16 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	if (r == -ENOEXEC && k->plan->options & OPT_IDENTITY && is_i386(c->w->c.host))
 		return SC5(__NR_execveat, dfd, path, argv, envp, flags); /* it makes no calls that trap */
 	if (r == -ENOEXEC && is_i386(c->w->c.host)) {
-		refuse(p->guest, self.eager ? "a 32-bit program, which the preload engine cannot run; the engine namespace can, and trap and "
-					      "ptrace where the host has qemu-user-static"
-		       : "a 32-bit program; unconfined, this engine runs it where the host has qemu-user-static, and the engine "
-			 "namespace without");
+		refuse(p->guest, self.eager ? "a 32-bit program, which the preload engine cannot run; the engines namespace and ptrace can, and trap "
+					      "where the host has qemu-user-static"
+		       : "a 32-bit program; unconfined, this engine runs it where the host has qemu-user-static, and the engines "
+			 "namespace and ptrace without");
 		return r;
 	}
 	if (!r)
-		r = count(argv, &n);
+		r = count(c, argv, &n);
+	if (!r && c->nr32)
+		r = count(c, envp, &n_env);
 	if (r)
 		return r;
 	if (self.eager && is_static(c) && !instead_of_ldconfig(c)) {
@@ -145,7 +160,7 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	name = str_rchr(g->script, '/');
 	fmt(flags_at, 80, "%x %x %x %x %.15s", ignored_signals(), self.filter, g->fd >= 0 ? (unsigned)g->fd : 0, g->engine,
 	    name ? name + 1 : g->script);
-	size = (size_t)(n + PREFIX + (long)ARRAY_LEN(g->head) + 2) * sizeof *v;
+	size = (size_t)(n + n_env + PREFIX + (long)ARRAY_LEN(g->head) + 3) * sizeof *v;
 	if (size <= sizeof c->w->c.host) {
 		v = (const char **)(void *)(((uintptr_t)c->w->c.host + 7) & ~(uintptr_t)7);
 		if (size + 8 > sizeof c->w->c.host)
@@ -165,15 +180,22 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	v[at++] = flags_at;
 	for (int i = 0; i < g->n_head; i++, at++) {
 		v[at] = g->head[i] ? g->head[i] : "";
-		if (!g->head[i] && n && guest_read(&v[at], argv, sizeof *v))
+		if (!g->head[i] && n && word(c, argv, 0, &v[at]))
 			return -EFAULT;
 	}
 	if (!g->n_head && !n)
 		v[at++] = ""; /* as the kernel does for an empty argv */
 	for (long i = g->n_head ? 1 : 0; i < n; i++)
-		if (guest_read(&v[at++], (const char *const *)argv + i, sizeof *v))
+		if (word(c, argv, i, &v[at++]))
 			return -EFAULT;
-	v[at] = NULL;
+	v[at++] = NULL;
+	if (c->nr32) {
+		for (long i = 0; i < n_env; i++)
+			if (word(c, envp, i, &v[at + i]))
+				return -EFAULT;
+		v[at + n_env] = NULL;
+		envp = &v[at];
+	}
 	note_running(k, p);
 	slot_mine(c->w);
 	trace_before_exec();

@@ -3,7 +3,7 @@
  * Numbers are sorted into runs of equal action and looked up by a balanced binary search, because kernels before
  * 5.11 run the program for every call. On newer ones a call whose number alone decides "allow" costs nothing.
  */
-#include "trap/trap.h"
+#include "ptrace/i386.h"
 
 #include <linux/audit.h>
 #include <linux/filter.h>
@@ -20,10 +20,11 @@
 #define ARG_LOW(i) (16 + 8 * (i))
 #define ERRNO(e) (SECCOMP_RET_ERRNO | (e))
 
-enum what { W_ALLOW, W_TRAP, W_ENOSYS, W_EPERM, W_ARG, W_SPECIAL };
+enum what { W_ALLOW, W_TRAP, W_ENOSYS, W_EPERM, W_ARG, W_SPECIAL, W_ALWAYS };
 
 struct run {
 	int from; /* first number */
+	short native; /* W_SPECIAL: the call's number here */
 	uint8_t what, arg;
 };
 
@@ -33,8 +34,8 @@ struct program_made {
 	struct run runs[600];
 	int n_runs;
 	uint32_t answer; /* for a call that is for us */
+	bool i386; /* these are the runs of its table; a call from 64-bit code is refused there, not translated */
 	bool notes; /* of descriptors are kept: core/notes.c */
-	int trap; /* where the block is that checks the caller's address; jumps to it are patched at the end */
 };
 
 static struct program_made made; /* used once, before the guest is there */
@@ -54,6 +55,16 @@ static void stmt(uint16_t code, uint32_t k)
 #define RET(v) stmt(BPF_RET | BPF_K, v)
 #define JEQ(k, t, f) emit(BPF_JMP | BPF_JEQ | BPF_K, k, t, f)
 
+/* int 0x80 in 64-bit code is refused; where that lies below 4 GiB, the tracer knows it. */
+static void from_guest(void)
+{
+	if (!made.i386)
+		return;
+	LOAD(12);
+	JEQ(0, 1, 0);
+	RET(ERRNO(ENOSYS));
+}
+
 /* Allowed from our own text, else a trap. */
 static void trap_or_allow(void)
 {
@@ -62,6 +73,7 @@ static void trap_or_allow(void)
 	LOAD(8);
 	emit(BPF_JMP | BPF_JGE | BPF_K, TEXT_SIZE, 1, 0);
 	RET(SECCOMP_RET_ALLOW);
+	from_guest();
 	RET(made.answer);
 }
 
@@ -164,7 +176,7 @@ static bool keeps_notes(long nr)
 static struct run classify(const struct plan *plan, long nr)
 {
 	const struct entry *e = trap_entry_of(nr);
-	struct run r = { (int)nr, W_ALLOW, 0 };
+	struct run r = { (int)nr, (short)nr, W_ALLOW, 0 };
 
 	if ((e->need && !(plan->options & e->need)) || (plan->options & OPT_IDENTITY && keeps_notes(nr)))
 		return r;
@@ -196,6 +208,25 @@ static void often(const struct plan *plan)
 		}
 }
 
+#if defined(__x86_64__)
+/* The same for a number of i386. */
+static struct run classify32(const struct plan *plan, long nr)
+{
+	struct run r = { (int)nr, 0, W_ALLOW, 0 };
+	const struct entry32 *e = nr < I386_CALLS ? &table32[nr] : NULL;
+
+	if (!e || e->act == DENY_ENOSYS) {
+		r.what = W_ENOSYS;
+	} else if (e->native > 0) {
+		r = classify(plan, e->native);
+		r.from = (int)nr;
+	} else if (e->convert) {
+		r.what = W_ALWAYS; /* socketcall: what it asks for is in memory, and not asked for by ourselves */
+	}
+	return r;
+}
+#endif
+
 /* The search tree over runs [low, high). */
 static void tree(int low, int high)
 {
@@ -216,38 +247,83 @@ static void tree(int low, int high)
 	case W_ENOSYS: RET(ERRNO(ENOSYS)); break;
 	case W_EPERM: RET(ERRNO(EPERM)); break;
 	case W_ARG: trap_when(r->arg); break;
-	case W_SPECIAL: special(r->from); break;
+	case W_SPECIAL: special(r->native); break;
+	case W_ALWAYS:
+		from_guest();
+		RET(made.answer);
+		break;
 	default: to_trap();
 	}
 }
 
+static void add_run(struct run now)
+{
+	struct run *last = &made.runs[made.n_runs - 1];
+
+	if (!made.n_runs || now.what == W_SPECIAL || now.what != last->what || now.arg != last->arg)
+		made.runs[made.n_runs++] = now;
+}
+
+/* The tree over the runs that were added, and what its leaves, and those from `start` on, have in common. */
+static void part(int start)
+{
+	int trap;
+
+	tree(0, made.n_runs);
+	trap = made.n;
+	trap_or_allow();
+	for (int i = start; i < trap; i++)
+		if (made.f[i].code == (BPF_JMP | BPF_JA) && made.f[i].k == (uint32_t)-1)
+			made.f[i].k = (uint32_t)(trap - i - 1);
+	made.n_runs = 0;
+}
+
+/* Other architectures than ours get an error, never a pass; 32-bit programs are translated where they are run. */
+static void others(const struct plan *plan)
+{
+#if defined(__x86_64__)
+	JEQ(AUDIT_ARCH_I386, 1, 0);
+	RET(ERRNO(ENOSYS));
+	made.i386 = true;
+	made.answer++; /* TRAP_MAGIC_I386 */
+	for (long nr = 0; nr <= I386_CALLS; nr++)
+		add_run(classify32(plan, nr));
+	LOAD(0);
+	part(made.n);
+	made.answer--;
+	made.i386 = false;
+#else
+	(void)plan;
+	RET(ERRNO(ENOSYS));
+#endif
+}
+
 void filter_build(const struct plan *plan)
 {
+	int skip = 0, start;
+
 	made.notes = !(plan->options & OPT_PTRACE);
 	made.answer = (plan->options & OPT_PTRACE ? SECCOMP_RET_TRACE : SECCOMP_RET_TRAP) | TRAP_MAGIC;
-	for (long nr = 0; nr <= table_size; nr++) {
-		struct run now = classify(plan, nr);
-		struct run *last = &made.runs[made.n_runs - 1];
-
-		if (made.n_runs && now.what != W_SPECIAL && now.what == last->what && now.arg == last->arg)
-			continue;
-		made.runs[made.n_runs++] = now;
+	LOAD(4);
+	if (plan->options & OPT_I386) {
+		JEQ(ARCH, 0, 1);
+		skip = emit(BPF_JMP | BPF_JA, 0, 0, 0);
+		others(plan);
+		made.f[skip].k = (uint32_t)(made.n - skip - 1);
+	} else {
+		JEQ(ARCH, 1, 0);
+		RET(plan->options & OPT_IDENTITY ? SECCOMP_RET_ALLOW : ERRNO(ENOSYS));
 	}
-	LOAD(4); /* architecture: int 0x80 and other personalities get an error, never a pass */
-	JEQ(ARCH, 1, 0);
-	RET(plan->options & OPT_IDENTITY ? SECCOMP_RET_ALLOW : ERRNO(ENOSYS));
 	LOAD(0);
 #if defined(__x86_64__)
 	emit(BPF_JMP | BPF_JGE | BPF_K, X32_BIT, 0, 1);
 	RET(plan->options & OPT_IDENTITY ? SECCOMP_RET_ALLOW : ERRNO(ENOSYS));
 #endif
+	start = made.n;
 	often(plan);
-	tree(0, made.n_runs);
-	made.trap = made.n;
-	trap_or_allow();
-	for (int i = 0; i < made.n; i++)
-		if (made.f[i].code == (BPF_JMP | BPF_JA) && made.f[i].k == (uint32_t)-1)
-			made.f[i].k = (uint32_t)(made.trap - i - 1);
+	for (long nr = 0; nr <= table_size; nr++)
+		add_run(classify(plan, nr));
+	part(start);
 }
 
 uint32_t filter_judge(const struct seccomp_data *d)

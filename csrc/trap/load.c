@@ -3,13 +3,13 @@
  * Runs once per program, on the stack that the kernel made for us; the guest's stack is the same with our prefix
  * dropped.
  */
+#include "core/elf.h"
+#include "ptrace/i386.h"
 #include "ptrace/ptrace.h"
 
 #include "preload/eager.h"
 
 #include <linux/auxvec.h>
-#include <linux/elf-em.h>
-#include <linux/elf.h>
 
 #ifndef AT_MINSIGSTKSZ
 #define AT_MINSIGSTKSZ 51
@@ -51,6 +51,12 @@ static void open_image(struct image *m, const char *path)
 	m->fd = (int)r;
 	r = sys_pread(m->fd, m->head, sizeof m->head, 0);
 	memcpy(&m->e, m->head, sizeof m->e);
+	if (elf_widen(&m->e, m->head, r)) {
+		r = elf_program_headers(m->fd, &m->e, m->ph, MAX_PHDRS);
+		if (r)
+			die("cannot load", path, r);
+		return;
+	}
 	if (r < (long)sizeof m->e || m->e.e_phnum > MAX_PHDRS || m->e.e_phentsize != sizeof m->ph[0])
 		die("cannot load", path, -ENOEXEC);
 	if (m->e.e_phoff <= sizeof m->head && m->e.e_phoff + m->e.e_phnum * sizeof m->ph[0] <= (unsigned long)r) {
@@ -181,6 +187,12 @@ static long map_image(struct image *m, unsigned long hint)
 	if (m->low >= m->high)
 		return -ENOEXEC;
 	span = UP(m->high) - m->low;
+	if (m->e.e_machine == EM_386 && m->e.e_type == ET_DYN && !hint) {
+		r = compat_place(span + align - PAGE);
+		if (r < 0)
+			return r;
+		hint = (unsigned long)r;
+	}
 	if (align == PAGE && without_gaps(m, &first)) {
 		prot = protection(first->p_flags);
 		how = MAP_PRIVATE;
@@ -211,6 +223,8 @@ static long map_image(struct image *m, unsigned long hint)
 			sys_munmap((void *)(at + span), (unsigned long)r + align - PAGE - at);
 		m->bias = at - m->low;
 	}
+	if (m->e.e_machine == EM_386 && m->bias + m->high > I386_END)
+		return -ENOMEM;
 	for (int i = 0; i < m->e.e_phnum; i++) {
 		const Elf64_Phdr *p = &m->ph[i];
 		unsigned long a = m->bias + p->p_vaddr;
@@ -277,8 +291,7 @@ static uint32_t hex_word(const char **s)
 
 /* What /proc shows of this process: the guest's argv, environment and auxiliary vector, and where its heap begins.
  * A kernel without checkpoint support refuses, and shows ours. */
-static void tell_kernel(unsigned long *stack, char **argv, char **envp, unsigned long *auxv, size_t auxv_size,
-			unsigned long gap)
+static void tell_kernel(const struct arguments *given, unsigned long gap)
 {
 	struct {
 		uint64_t start_code, end_code, start_data, end_data, start_brk, brk, start_stack, arg_start, arg_end, env_start, env_end;
@@ -286,7 +299,6 @@ static void tell_kernel(unsigned long *stack, char **argv, char **envp, unsigned
 		uint32_t auxv_size, exe_fd;
 	} mm = { 0 };
 	unsigned long heap = UP(program.bias + program.high);
-	char *last;
 
 	heap += gap;
 	mm.start_code = program.text[0];
@@ -294,21 +306,22 @@ static void tell_kernel(unsigned long *stack, char **argv, char **envp, unsigned
 	mm.start_data = program.data[0] ? program.data[0] : program.text[0];
 	mm.end_data = program.data[0] ? program.data[1] : program.text[1];
 	mm.start_brk = mm.brk = heap;
-	mm.start_stack = (uint64_t)stack;
-	mm.arg_start = mm.arg_end = (uint64_t)argv[0];
-	for (char **a = argv; *a; a++)
-		mm.arg_end = (uint64_t)(*a + strlen(*a) + 1);
-	mm.env_start = mm.env_end = mm.arg_end;
-	for (char **e = envp; *e; e++) {
-		last = *e + strlen(*e) + 1;
-		if (e == envp)
-			mm.env_start = (uint64_t)*e;
-		mm.env_end = (uint64_t)last;
-	}
-	mm.auxv = auxv;
-	mm.auxv_size = (uint32_t)auxv_size;
+	mm.start_stack = (uint64_t)given->stack;
+	mm.arg_start = given->args[0], mm.arg_end = given->args[1];
+	mm.env_start = given->env[0], mm.env_end = given->env[1];
+	mm.auxv = given->auxv;
+	mm.auxv_size = (uint32_t)given->auxv_size;
 	mm.exe_fd = (uint32_t)-1;
 	sys_prctl(35 /* PR_SET_MM */, 14 /* PR_SET_MM_MAP */, (unsigned long)&mm, sizeof mm, 0);
+}
+
+/* Where the strings of a NULL-terminated list lie, or an empty place behind `after`. */
+static void extent(char **list, unsigned long after, unsigned long to[2])
+{
+	to[0] = *list ? (unsigned long)*list : after;
+	to[1] = to[0];
+	for (; *list; list++)
+		to[1] = (unsigned long)(*list + strlen(*list) + 1);
 }
 
 static NORETURN void jump_to(unsigned long *stack, unsigned long at)
@@ -346,7 +359,8 @@ NORETURN void load(unsigned long *stack)
 	const char *flags = prefix[7], *exe = prefix[2];
 	struct core *k = &self.core;
 	int fd_to_close;
-	bool fixed, nested;
+	bool fixed, nested, i386;
+	struct arguments given;
 	long r;
 
 	for (envp = argv + argc + 1; *envp;)
@@ -397,6 +411,9 @@ NORETURN void load(unsigned long *stack)
 	if (!fixed && random)
 		hint += (random[1] & 0xfffffff) * PAGE;
 	open_image(&program, prefix[3]);
+	i386 = program.e.e_machine == EM_386;
+	if (i386)
+		hint = I386_HINT + (fixed || !random ? 0 : (random[1] & 0xfff) * PAGE);
 	r = map_image(&program, hint);
 	if (r)
 		die("cannot map", exe, r);
@@ -431,8 +448,20 @@ NORETURN void load(unsigned long *stack)
 	}
 	stack += PREFIX;
 	stack[0] = argc;
-	tell_kernel(stack, argv, envp, auxv, (size_t)((char *)(pair + 2) - (char *)auxv),
-		    !fixed && random ? (random[0] >> 9 & 0x1fff) * PAGE : 0);
+	given = (struct arguments){ .stack = (unsigned long)stack, .auxv = auxv, .auxv_size = (size_t)((char *)(pair + 2) - (char *)auxv) };
+	extent(argv, 0, given.args);
+	extent(envp, given.args[1], given.env);
+	if (i386) {
+		bool code = true, told = false; /* is the stack code? As it was before there was a word for it */
+
+		for (int i = 0; i < program.e.e_phnum; i++)
+			if (program.ph[i].p_type == PT_GNU_STACK) {
+				told = true;
+				code = program.ph[i].p_flags & PF_X;
+			}
+		compat_stack(&given, argv, envp, exe, !fixed && random ? (random[1] >> 24 & 0x7ff) * PAGE : 0, code, !told);
+	}
+	tell_kernel(&given, !fixed && random ? (random[0] >> 9 & 0x1fff) * PAGE : 0);
 	sys_prctl(15 /* PR_SET_NAME */, (unsigned long)flags, 0, 0, 0); /* the name that was executed, not where it led */
 #if defined(__x86_64__)
 	if (self.stop_before_entry)
@@ -443,5 +472,7 @@ NORETURN void load(unsigned long *stack)
 #endif
 	if (self.every)
 		step_out();
+	if (i386)
+		compat_jump(given.stack, entry);
 	jump_to(stack, entry);
 }

@@ -99,7 +99,12 @@ uint32_t bpf_run(const struct sock_filter *code, uint32_t len, const struct secc
 
 uint32_t filter_run(long nr, const unsigned long a[6], unsigned long pc)
 {
-	struct seccomp_data d = { .nr = (int)nr, .arch = ARCH, .instruction_pointer = pc };
+	return filter_run_as(ARCH, nr, a, pc);
+}
+
+uint32_t filter_run_as(uint32_t arch, long nr, const unsigned long a[6], unsigned long pc)
+{
+	struct seccomp_data d = { .nr = (int)nr, .arch = arch, .instruction_pointer = pc };
 	uint32_t best = SECCOMP_RET_ALLOW;
 
 	if (!self.filter)
@@ -117,7 +122,7 @@ uint32_t filter_run(long nr, const unsigned long a[6], unsigned long pc)
 	return best;
 }
 
-/* A page outside of the exempt text with one system call in it: outside(nr, args). */
+/* A page outside of the exempt text with one system call in it: outside(nr, args), and at PAST_PLAN_I386 one of i386. */
 static void map_outside(void)
 {
 #if defined(__x86_64__)
@@ -128,6 +133,13 @@ static void map_outside(void)
 		0x4d, 0x8b, 0x43, 0x20, 0x4d, 0x8b, 0x4b, 0x28, /* mov 32(%r11),%r8; mov 40(%r11),%r9 */
 		0x0f, 0x05, 0xc3,                               /* syscall; ret */
 	};
+	static const uint8_t code32[] = {
+		0x53, 0x55, 0x89, 0xf8, 0x49, 0x89, 0xf3,       /* push %rbx; push %rbp; mov %edi,%eax; mov %rsi,%r11 */
+		0x49, 0x8b, 0x1b, 0x49, 0x8b, 0x4b, 0x08,       /* mov (%r11),%rbx; mov 8(%r11),%rcx */
+		0x49, 0x8b, 0x53, 0x10, 0x49, 0x8b, 0x73, 0x18, /* mov 16(%r11),%rdx; mov 24(%r11),%rsi */
+		0x49, 0x8b, 0x7b, 0x20, 0x49, 0x8b, 0x6b, 0x28, /* mov 32(%r11),%rdi; mov 40(%r11),%rbp */
+		0xcd, 0x80, 0x5d, 0x5b, 0xc3,                   /* int $0x80; pop %rbp; pop %rbx; ret */
+	};
 #else
 	static const uint32_t code[] = {
 		0xaa0003e8, 0xaa0103e9,             /* mov x8, x0; mov x9, x1 */
@@ -135,12 +147,15 @@ static void map_outside(void)
 		0xd4000001, 0xd65f03c0,             /* svc #0; ret */
 	};
 #endif
-	void *at = sys_mmap((void *)PAST_PLAN, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	char *at = sys_mmap((void *)PAST_PLAN, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 
 	if (is_error((long)at))
 		return;
 	memcpy(at, code, sizeof code);
-	__builtin___clear_cache((char *)at, (char *)at + sizeof code);
+#if defined(__x86_64__)
+	memcpy(at + (PAST_PLAN_I386 - PAST_PLAN), code32, sizeof code32);
+#endif
+	__builtin___clear_cache(at, at + sizeof code);
 	sys_mprotect(at, PAGE, PROT_READ | PROT_EXEC);
 }
 
@@ -171,7 +186,15 @@ long filter_add(struct call *c, const void *prog, unsigned long flags, bool by_p
 	void *memory;
 	long r;
 
-	if (guest_read(&in, prog, sizeof in))
+	if (c->nr32) {
+		struct { uint16_t len; uint32_t filter; } narrow;
+
+		r = guest_read(&narrow, prog, sizeof narrow);
+		in = (struct sock_fprog){ narrow.len, (void *)(uintptr_t)narrow.filter };
+	} else {
+		r = guest_read(&in, prog, sizeof in);
+	}
+	if (r)
 		return -EFAULT;
 	if (!in.len || in.len > BPF_MAXINSNS - PROLOGUE)
 		return -EINVAL;

@@ -9,6 +9,7 @@
  *
  * Started with the engine's mark in argv[0] it is the loader: one of its own execve calls got it here.
  */
+#include "ptrace/i386.h"
 #include "ptrace/ptrace.h"
 
 #include "preload/eager.h"
@@ -236,6 +237,10 @@ NORETURN static void run(char **argv, char **envp, bool joins)
 		fmt(text, sizeof text, "this node refuses %s: %s", what, errno_text(r));
 		unable(text);
 	}
+	if (k->plan->options & OPT_I386 && (r || !compat_works()))
+		k->plan->options &= ~(uint32_t)OPT_I386;
+	if ((k->plan->options & (OPT_I386 | OPT_LINUX32)) == (OPT_I386 | OPT_LINUX32))
+		SC1(__NR_personality, 8 /* PER_LINUX32 */);
 	if (!argv[0])
 		fail("no command", "", 0);
 	if (!(k->plan->options & OPT_IDENTITY))

@@ -14,6 +14,8 @@
 #include "core/calls.h"
 
 #define TRAP_MAGIC 0x5a5 /* in SECCOMP_RET_DATA: this trap is ours */
+#define TRAP_MAGIC_I386 (TRAP_MAGIC + 1) /* and of a 32-bit call */
+#define PAST_PLAN_I386 (PAST_PLAN + 128)
 #define TEXT_SIZE 0x00400000U
 
 /* What the signal handler sees: the kernel's frame. */
@@ -184,6 +186,7 @@ long call_seccomp(struct call *c);
 long filter_add(struct call *c, const void *prog, unsigned long flags, bool by_prctl);
 /* The action of the guest's filters for a call; SECCOMP_RET_ALLOW without any. */
 uint32_t filter_run(long nr, const unsigned long a[6], unsigned long pc);
+uint32_t filter_run_as(uint32_t arch, long nr, const unsigned long a[6], unsigned long pc);
 
 /* ---- nested.c ----------------------------------------------------------------------------------------- */
 

@@ -30,6 +30,7 @@ BUILDS: Mapping[str, tuple[str, ...]] = {
     "static-pie": ("gcc", "-static-pie"),
     "musl": ("musl-gcc", "-pie", "-fPIE"),
     "musl-static": ("musl-gcc", "-static"),
+    "i386": ("i686-linux-gnu-gcc", "-static", "-D_FILE_OFFSET_BITS=64"),
 }
 
 

@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from udk.runtime.spec import RunSpec
 
-# csrc/core/core.h: OPT_PTRACE, OPT_EVERY_CALL, OPT_ONLY_FILTER
-_PTRACE, _EVERY_CALL, _ONLY_FILTER = 512, 1024, 4096
+# csrc/core/core.h: OPT_PTRACE, OPT_EVERY_CALL, OPT_ONLY_FILTER, OPT_I386, OPT_LINUX32
+_PTRACE, _EVERY_CALL, _ONLY_FILTER, _I386, _LINUX32 = 512, 1024, 4096, 8192, 16384
 
 
 class PtraceEngine(TrapEngine):
@@ -31,7 +31,10 @@ class PtraceEngine(TrapEngine):
         return reason
 
     def mechanism(self, spec: RunSpec, words: list[str]) -> int:
-        return super().mechanism(spec, words) | _PTRACE | self.options
+        narrow = 0 if spec.confine else _I386  # confined, only this machine's own calls are let through
+        if spec.emulate == "386":
+            narrow |= _LINUX32
+        return super().mechanism(spec, words) | _PTRACE | self.options | narrow
 
     def in_mode(self, name: str) -> PtraceEngine:
         return {"P1": _Filtered, "P2": _EveryCall}.get(name, PtraceEngine)()
