@@ -184,6 +184,22 @@ void stat_to_statx(struct statx *x, const struct stat *st)
 	}
 }
 
+void statx_mount(struct statx *x, uint32_t mask, int mount, bool top)
+{
+	uint64_t id = 20 + (uint64_t)mount;
+
+	x->stx_mask &= ~MNT_IDS;
+	x->stx_attributes &= ~(uint64_t)ATTR_MOUNT_ROOT;
+	if (mount < 0) {
+		x->stx_attributes_mask &= ~(uint64_t)ATTR_MOUNT_ROOT;
+		return;
+	}
+	memcpy((char *)x + MNT_ID_AT, &id, sizeof id);
+	x->stx_mask |= mask & MNT_ID;
+	if (top)
+		x->stx_attributes |= ATTR_MOUNT_ROOT;
+}
+
 long call_statx(struct call *c)
 {
 	struct place *p = &c->w->a;
@@ -218,21 +234,9 @@ long call_statx(struct call *c)
 		st = p->st;
 	}
 	stat_to_statx(&x, &st);
-	/* Mounts are those of our mountinfo. */
-	x.stx_mask &= ~MNT_IDS;
-	x.stx_attributes &= ~(uint64_t)ATTR_MOUNT_ROOT;
 	bool top = !on_fd && p->mounted;
 	int mount = on_fd ? c->a[3] & MNT_ID ? fd_mount(c, (int)c->a[0], &top) : -1 : p->raw || p->magic ? -1 : p->mount;
-	if (mount < 0) {
-		x.stx_attributes_mask &= ~(uint64_t)ATTR_MOUNT_ROOT;
-	} else {
-		uint64_t id = 20 + (uint64_t)mount;
-
-		memcpy((char *)&x + MNT_ID_AT, &id, sizeof id);
-		x.stx_mask |= (uint32_t)c->a[3] & MNT_ID;
-		if (top)
-			x.stx_attributes |= ATTR_MOUNT_ROOT;
-	}
+	statx_mount(&x, (uint32_t)c->a[3], mount, top);
 	return guest_write((void *)c->a[4], &x, sizeof x);
 }
 

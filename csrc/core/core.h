@@ -509,6 +509,7 @@ long read_merged(struct call *c, int fd, struct place *dir, void *to, size_t n);
 #define NO_FD ((int)0x80000000)
 void stat_of_statx(struct stat *st, const struct statx *x); /* type, owner and names of it */
 void stat_to_statx(struct statx *x, const struct stat *st);
+void statx_mount(struct statx *x, uint32_t mask, int mount, bool top); /* mounts are those of our mountinfo; -1: not known */
 
 /* exec.c: ETXTBSY, which the kernel says only of programs that it started itself. */
 void note_running(struct core *k, const struct place *p);

@@ -199,7 +199,7 @@ static void to_trap(void)
 /* The calls that programs make by the thousand, before all others: our own of them come through here. */
 static void often(const struct plan *plan)
 {
-	static const long all[] = { __NR_newfstatat, __NR_openat, __NR_getdents64 };
+	static const long all[] = { __NR_newfstatat, __NR_statx, __NR_openat, __NR_getdents64 };
 
 	for (size_t i = 0; i < ARRAY_LEN(all); i++)
 		if (classify(plan, all[i]).what == W_TRAP) {

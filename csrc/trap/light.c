@@ -9,6 +9,7 @@
 #define TEXT 192      /* on the guest's stack */
 #define STAT_WORDS 5  /* of struct stat: device, inode, links, mode and owner, group */
 #define OWNER_WORD 3
+#define AT_STATX_SYNC_TYPE_ 0x6000
 
 struct light {
 	char text[TEXT];
@@ -118,6 +119,27 @@ static bool light_stat(int fd, unsigned long path, unsigned long to, unsigned fl
 	return (flags & AT_SYMLINK_NOFOLLOW || !is_link(to)) && shown(to, true, fd, 0);
 }
 
+static bool light_statx(int fd, unsigned long path, unsigned flags, uint32_t mask, unsigned long to, long *r)
+{
+	struct light l;
+	struct statx x;
+	struct stat st;
+
+	if (flags & ~(unsigned)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_SYNC_TYPE_) || !placed(&l, fd, path))
+		return false;
+	*r = SC5(__NR_statx, l.dfd, l.name, flags | AT_SYMLINK_NOFOLLOW, mask, &x);
+	if (*r)
+		return !unsure(*r);
+	if (!(flags & AT_SYMLINK_NOFOLLOW) && (x.stx_mode & S_IFMT) == S_IFLNK)
+		return false;
+	stat_of_statx(&st, &x);
+	if (!owner_show_plain(&self.core, &st))
+		return false;
+	stat_to_statx(&x, &st);
+	statx_mount(&x, mask, 0, false);
+	return !guest_write((void *)to, &x, sizeof x);
+}
+
 /* A directory in a quiet one is quiet, too. Of a slash behind its name nothing depends, unless it is a link. */
 static bool light_opendir(int fd, unsigned long path, unsigned flags, long *r)
 {
@@ -198,6 +220,7 @@ bool light(long nr, const unsigned long a[6], long *r)
 	case __NR_newfstatat: return light_stat(fd, a[1], a[2], (unsigned)a[3], r);
 	case __NR_stat: return light_stat(AT_FDCWD, a[0], a[1], 0, r);
 	case __NR_lstat: return light_stat(AT_FDCWD, a[0], a[1], AT_SYMLINK_NOFOLLOW, r);
+	case __NR_statx: return light_statx(fd, a[1], (unsigned)a[2], (uint32_t)a[3], a[4], r);
 	case __NR_openat: return light_open(fd, a[1], (unsigned)a[2], r);
 	case __NR_open: return light_open(AT_FDCWD, a[0], (unsigned)a[1], r);
 	case __NR_readlinkat: return light_readlink(fd, a[1], a[2], a[3], r);

@@ -281,6 +281,7 @@ CASE(one_file_is_one_file)
 {
 	const char *names[] = { "/etc/passwd", "/etc", "/lower/dir", "/lower/file" };
 
+	CHECK(symlink("/etc/passwd", "link") == 0);
 	for (int n = 0; n < 4; n++) {
 		struct stat first, st;
 
@@ -291,6 +292,15 @@ CASE(one_file_is_one_file)
 			CHECK(stat(names[n], &st) == 0 && st.st_ino == first.st_ino && st.st_dev == first.st_dev);
 			CHECK(fstat(fd, &st) == 0 && st.st_ino == first.st_ino && st.st_dev == first.st_dev && st.st_uid == first.st_uid);
 			close(fd);
+#ifdef __GLIBC__
+			struct statx x;
+
+			CHECK(statx(AT_FDCWD, names[n], i & 1 ? AT_SYMLINK_NOFOLLOW : 0, STATX_BASIC_STATS, &x) == 0 && x.stx_ino == first.st_ino);
+			CHECK(x.stx_uid == first.st_uid && x.stx_mode == first.st_mode && x.stx_nlink == first.st_nlink && x.stx_size == first.st_size);
+			CHECK(makedev(x.stx_dev_major, x.stx_dev_minor) == first.st_dev);
+			CHECK(statx(AT_FDCWD, "link", 0, STATX_BASIC_STATS, &x) == 0 && S_ISREG(x.stx_mode));
+			CHECK(statx(AT_FDCWD, "link", AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &x) == 0 && S_ISLNK(x.stx_mode));
+#endif
 		}
 	}
 }
