@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from pathlib import Path
 from typing import Any, Callable
 from urllib.parse import parse_qs, urlsplit
@@ -119,6 +120,29 @@ def test_threads_share_a_token(served: Served, client: RegistryClient) -> None:
     served.registry.latency = 0.02
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: client.manifest(served.ref), range(8)))
+    assert len(served.registry.requests("/token")) == 1
+
+
+def test_a_late_refusal_is_of_no_token(
+    served: Served, client: RegistryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two requests without a token the second is refused when the first has one: it asks for none."""
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Barrier
+
+    served.registry.require_bearer()
+    challenge, both = served.registry._challenge, Barrier(2)
+
+    def slow() -> Any:
+        if both.wait(20) == 0:
+            end = time.monotonic() + 20
+            while time.monotonic() < end and not client.auth.header(served.registry.url, "team/app"):
+                time.sleep(0.01)
+        return challenge()
+
+    monkeypatch.setattr(served.registry, "_challenge", slow)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: client.manifest(served.ref), range(2)))
     assert len(served.registry.requests("/token")) == 1
 
 

@@ -298,18 +298,17 @@ class RegistryClient:
             raise NetworkError("the transfer was cancelled")
         ref = endpoint.reference
         what = f"{ref.repository} {path.partition('?')[0]}".strip() or "access"
-        base, answer = self._open(endpoint, path, headers, method, url)
+        base, used, answer = self._open(endpoint, path, headers, method, url)
         for _ in range(2):  # the first may refuse a token that has just expired
             if answer.status != 401:
                 break
             if answer.redirected:
                 answer = self._elsewhere(answer, method, headers, ref)
                 break
-            used = self.auth.header(base, ref.repository)
             with answer:
-                header = self.auth.challenged(base, ref.host, ref.repository, answer, used)
+                used = self.auth.challenged(base, ref.host, ref.repository, answer, used)
             target = url or _url(base, ref, path)
-            answer = self.transport.send(method, target, {**headers, "Authorization": header})
+            answer = self.transport.send(method, target, {**headers, "Authorization": used})
         self._note_warning(answer)
         if answer.status in (200, 206) or (answer.status == 416 and "Range" in headers):
             return answer
@@ -328,8 +327,8 @@ class RegistryClient:
 
     def _open(
         self, endpoint: conf.Endpoint, path: str, headers: Mapping[str, str], method: str, url: str
-    ) -> tuple[str, Answer]:
-        """The scheme and host that answer for the endpoint, and the answer."""
+    ) -> tuple[str, str, Answer]:
+        """The scheme and host that answer for the endpoint, the ``Authorization`` they had, the answer."""
         ref = endpoint.reference
         failure: RegistryError | None = None
         for scheme in self.schemes(endpoint):
@@ -353,7 +352,7 @@ class RegistryClient:
                     failure = failure or NetworkError(f"registry {ref.host} wants TLS")
                     continue
             self._schemes[ref.api_host] = scheme
-            return base, answer
+            return base, authorization, answer
         raise failure or AssertionError("there is always a scheme")
 
     def _base(self, endpoint: conf.Endpoint) -> str:
