@@ -10,7 +10,7 @@ extern struct notes **eager_notes; /* where the core has them, for the assembler
 extern char eager_known[], eager_unknown[];
 
 /* Only AF_UNIX sockets, even for code that is made at run time. 0 or -errno where the node has no seccomp. */
-long network_filter(void);
+long network_filter(bool i386);
 /* After the plan is there. */
 void eager_start(void);
 const struct entry *eager_entry_of(long nr); /* NULL: as without a filter's absence */

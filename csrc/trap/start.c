@@ -5,6 +5,7 @@
  *   udk-trap join STATE FD ARGV...   the same in the container whose state file this is; FD has ids and directory
  *   udk-trap probe            0 when the mechanism works here: a filter, a trap, and the way back
  *   udk-trap probe-ptrace-1   0 when it does with a tracer and a filter; probe-ptrace-2: with a tracer alone
+ *   udk-trap probe-i386       0 when 32-bit programs run here
  *   udk-trap probe-code       0 when code can be changed here
  *
  * Started with the engine's mark in argv[0] it is the loader: one of its own execve calls got it here.
@@ -189,7 +190,7 @@ static long intercept(struct plan *p, bool joins, const char **what)
 		r = 0;
 	}
 	if (!r && p->options & OPT_EVERY_CALL && p->options & OPT_NO_NETWORK)
-		r = network_filter(); /* what the tracer would say is not a boundary */
+		r = network_filter(p->options & OPT_I386); /* what the tracer would say is not a boundary */
 	*what = "the system-call filter";
 	*every = (p->options & OPT_EVERY_CALL) != 0;
 	return r;
@@ -225,7 +226,7 @@ NORETURN static void run(char **argv, char **envp, bool joins)
 	if (self.eager) {
 		notes_start();
 		sys_prctl(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0, 0, 0);
-		r = k->plan->options & OPT_NO_NETWORK ? network_filter() : 0;
+		r = k->plan->options & OPT_NO_NETWORK ? network_filter(false) : 0;
 		if (r)
 			unable("without a network it needs a system-call filter, which this node refuses");
 	} else {
@@ -373,6 +374,8 @@ int main(int argc, char **argv, char **envp)
 		return probe_ptrace(OPT_ONLY_FILTER);
 	if (argc == 2 && str_eq(argv[1], "probe-ptrace-2"))
 		return probe_ptrace(OPT_EVERY_CALL);
+	if (argc == 2 && str_eq(argv[1], "probe-i386"))
+		return !compat_works(); /* or a fault */
 	if (argc == 2 && str_eq(argv[1], "probe-code")) {
 		probe_plan(OPT_FAST_RETURN | OPT_SIGNALS);
 		return eager_probe();

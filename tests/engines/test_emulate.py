@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 import pytest
 
 from tests.engines.conftest import Box
 from tests.support.needs import needs
-from udk.engines import emulate
+from udk.engines import emulate, select
 from udk.engines.guard import spawn
 from udk.engines.select import by_name
 from udk.oci.platform import Platform
@@ -109,24 +110,36 @@ def test_arm64_programs(arm: Box, engine: str, command: str) -> None:
 CODE386 = bytes.fromhex("bb01000000b980800408ba07000000b804000000cd80bb2a000000b801000000cd80")
 
 
+EXIT386 = "f7d8 89c3 b801000000 cd80"  # neg eax; mov ebx, eax; mov eax, 1; int 0x80
+# socket(AF_INET, SOCK_STREAM, 0) by socketcall and by its own number
+SOCKET386 = {
+    "socketcall": bytes.fromhex("6a00 6a01 6a02 89e1 bb01000000 b866000000 cd80" + EXIT386),
+    "socket": bytes.fromhex("bb02000000 b901000000 ba00000000 b867010000 cd80" + EXIT386),
+}
+
+
 @pytest.fixture
 def old(box: Box) -> Box:
     """An image for this machine with a 32-bit program in it."""
+    program386(box, CODE386)
+    return box
+
+
+def program386(box: Box, code: bytes) -> None:
     base = 0x08048000
     head = struct.pack(
         "<4s5B7xHHIIIIIHHHHHH", b"\x7fELF", 1, 1, 1, 0, 0, 2, 3, 1, base + 0x100, 52, 0, 0, 52, 32, 1,
         40, 0, 0,
     )  # fmt: skip
     segment = struct.pack("<IIIIIIII", 1, 0, base, base, 0x200, 0x200, 5, 0x1000)
-    content = ((head + segment).ljust(0x80, b"\0") + b"thirty\n").ljust(0x100, b"\0") + CODE386
+    content = ((head + segment).ljust(0x80, b"\0") + b"thirty\n").ljust(0x100, b"\0") + code
     path = Path(box.lower) / "thirty"
     path.write_bytes(content.ljust(0x200, b"\0"))
     path.chmod(0o755)
-    return box
 
 
-def finish(box: Box, engine: str, **more: Any) -> tuple[int, bytes, bytes]:
-    spec = box.spec("/thirty")
+def finish(box: Box, engine: str, changes: Mapping[str, Any] = {}, **more: Any) -> tuple[int, bytes, bytes]:
+    spec = box.spec("/thirty", **changes)
     guard = spawn(
         spec, by_name(engine).launch(spec), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, **more,
@@ -148,6 +161,27 @@ def test_a_32_bit_program_is_run_without_an_emulator(
 ) -> None:
     monkeypatch.setattr(emulate, "_USUAL", ())
     assert finish(old, engine) == (42, b"thirty\n", b"")
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="32-bit programs of x86_64")
+@pytest.mark.parametrize("way", SOCKET386)
+@pytest.mark.parametrize("engine", ("P1", "P2"))
+def test_a_32_bit_program_has_no_network_either(box: Box, engine: str, way: str) -> None:
+    program386(box, SOCKET386[way])
+    assert finish(box, engine, {"network": "none"}) == (errno.EACCES, b"", b"")
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="32-bit programs of x86_64")
+def test_an_image_of_32_bits_needs_no_emulator(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulate, "find", lambda architecture: "")
+    spec = box.spec("/thirty", emulate="386")
+    program386(box, CODE386)
+    chosen = select.choose(spec)
+    assert chosen.name in ("namespace", "ptrace")
+    assert not by_name("ptrace").reasons_against(spec) and by_name("trap").reasons_against(spec)
+    monkeypatch.setattr(select, "_order", lambda spec: ("ptrace",))
+    guard = spawn(spec, select.choose(spec).launch(spec), stdout=subprocess.PIPE)
+    assert guard.communicate(timeout=60)[0] == b"thirty\n" and guard.returncode == 42
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="32-bit programs of x86_64")

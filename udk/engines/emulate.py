@@ -111,6 +111,7 @@ def rule(architecture: str) -> str:
 
 def words(architecture: str) -> list[str]:
     """For the description that udk-trap reads: emulator and e_machine."""
-    if not architecture:
+    emulator = find(architecture) if architecture else ""
+    if not emulator:  # of engines that do without one
         return []
-    return ["emulator", find(architecture), "machine", str(_MACHINES[architecture][1])]
+    return ["emulator", emulator, "machine", str(_MACHINES[architecture][1])]

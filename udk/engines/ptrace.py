@@ -30,6 +30,13 @@ class PtraceEngine(TrapEngine):
             reason = super().probe()
         return reason
 
+    def natively(self, spec: RunSpec) -> bool:
+        if spec.emulate != "386" or spec.confine:
+            return False
+        from udk.engines.select import probe
+
+        return not probe(_Narrow())
+
     def mechanism(self, spec: RunSpec, words: list[str]) -> int:
         narrow = 0 if spec.confine else _I386  # confined, only this machine's own calls are let through
         if spec.emulate == "386":
@@ -38,6 +45,17 @@ class PtraceEngine(TrapEngine):
 
     def in_mode(self, name: str) -> PtraceEngine:
         return {"P1": _Filtered, "P2": _EveryCall}.get(name, PtraceEngine)()
+
+
+class _Narrow(PtraceEngine):
+    """What 32-bit programs need of the kernel, to be probed."""
+
+    mode = "ptrace-i386"
+    probe_word = "probe-i386"
+    refused = "this kernel runs no 32-bit programs"
+
+    def probe(self) -> str:
+        return TrapEngine.probe(self)
 
 
 class _Filtered(PtraceEngine):

@@ -85,7 +85,7 @@ def choose(spec: RunSpec, wanted: str = "auto") -> Engine:
         return engine
     failed = dict(line.partition(": ")[::2] for line in os.environ.get("UDK_ENGINE_FAILED", "").split("\n"))
     reasons = []
-    for name in _AUTOMATIC:
+    for name in _order(spec):
         candidate = _load(*_TABLE[name][:2])
         if candidate is None:
             continue
@@ -102,6 +102,16 @@ def choose(spec: RunSpec, wanted: str = "auto") -> Engine:
     raise EngineUnavailableError(
         f"no engine can run this container here ({' | '.join(reasons)})", "see udk doctor"
     )
+
+
+def _order(spec: RunSpec) -> tuple[str, ...]:
+    """Best first; what runs 32-bit programs by itself comes before what has them emulated."""
+    if spec.emulate == "386":
+        from udk.engines.ptrace import PtraceEngine
+
+        if PtraceEngine().natively(spec):
+            return ("namespace", "ptrace", "trap", "preload")
+    return _AUTOMATIC
 
 
 def probe(engine: Engine, *, fresh: bool = False) -> str:

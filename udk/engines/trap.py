@@ -77,7 +77,7 @@ class TrapEngine(Engine):
             from udk.engines.confine import reasons_against
 
             reasons += reasons_against(spec, self)
-        if spec.emulate:
+        if spec.emulate and not self.natively(spec):
             from udk.engines.emulate import missing
 
             reasons += missing(spec)
@@ -143,6 +143,10 @@ class TrapEngine(Engine):
             fds=(fd, report, *made.fds),
             plan=(*plan, *_confined(spec, home, fd, report)),
         )
+
+    def natively(self, spec: RunSpec) -> bool:
+        """Whether the programs of an image for another machine are run without an emulator."""
+        return False
 
     def _emulator(self, spec: RunSpec) -> list[str]:
         from udk.engines.emulate import beside_ours, words
