@@ -140,6 +140,10 @@ static long call_clone(struct call *c)
 		c->core->notes = NULL;
 	if (flags & CLONE_VM_)
 		lend(vfork);
+#if !LENDS
+	if (vfork && c->a[1])
+		FRAME_ARG(c->frame, 1) = lend_stack(c->a[1]);
+#endif
 	return call_elsewhere(c, c->frame);
 }
 

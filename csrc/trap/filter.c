@@ -116,11 +116,16 @@ static void special(long nr)
 		RET(SECCOMP_RET_ALLOW);
 #else
 		emit(BPF_ALU | BPF_AND | BPF_K, CLONE_SHARED | CLONE_VFORK_, 0, 0);
-		JEQ(0, 6, 0);
-		JEQ(CLONE_VFORK_, 5, 0);
-		JEQ(CLONE_SHARED, 4, 0);
+		JEQ(0, 8, 0);
+		JEQ(CLONE_VFORK_, 7, 0);
+		JEQ(CLONE_SHARED, 6, 0);
 		emit(BPF_ALU | BPF_AND | BPF_K, CLONE_VM_ | CLONE_VFORK_, 0, 0);
-		JEQ(CLONE_VM_ | CLONE_VFORK_, 2, 0);
+		JEQ(CLONE_VM_ | CLONE_VFORK_, 0, 5);
+		LOAD(ARG_LOW(1)); /* a stack for the child: see lend_stack */
+		JEQ(0, 0, 3);
+		LOAD(ARG_LOW(1) + 4);
+		JEQ(0, 0, 1);
+		RET(SECCOMP_RET_ALLOW);
 		LOAD(ARG_LOW(0) + 4); /* the bit that call_clone sets */
 		JEQ(0, 1, 0);
 		RET(SECCOMP_RET_ALLOW);

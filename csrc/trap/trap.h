@@ -129,6 +129,7 @@ bool own_memory(void);
 void lend(bool back); /* before a clone that shares memory, for as long as a vfork lasts or for good */
 void own_memory_init(void);
 void touch_memory(void);
+unsigned long lend_stack(unsigned long top); /* for a vfork child: its stack pointer */
 void notes_start(void); /* see core/notes.c */
 
 /* ---- entry.c: the ways in and out of C ---------------------------------------------------------------- */

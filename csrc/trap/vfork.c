@@ -75,3 +75,39 @@ bool own_memory(void)
 		self.lent = 0;
 	return true;
 }
+
+#if defined(__aarch64__)
+/* A signal's frame takes 4.7 kB there, and more with vectors; musl's posix_spawn gives its child 5 kB of stack for all. So
+ * the child gets one of ours, with what was put on the top of its own. The thread that made it waits until it does not
+ * need it any more: its next child takes the same. */
+#define LENT 65536
+#define TOP 512
+
+unsigned long lend_stack(unsigned long top)
+{
+	static struct { volatile int tid; char *volatile at; } lent[16];
+	int tid = (int)sys_gettid(), mine = -1;
+	char *to;
+
+	for (int i = 0; i < (int)ARRAY_LEN(lent) && mine < 0; i++)
+		if (lent[i].tid == tid)
+			mine = i;
+	for (int i = 0; i < (int)ARRAY_LEN(lent) && mine < 0; i++) {
+		int other = lent[i].tid;
+
+		if ((!other || SC2(__NR_tkill, other, 0) == -ESRCH) &&
+		    __atomic_compare_exchange_n(&lent[i].tid, &other, tid, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+			mine = i;
+	}
+	if (mine < 0)
+		return top;
+	if (!lent[mine].at) {
+		to = sys_mmap(NULL, LENT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (is_error((long)to))
+			return top;
+		lent[mine].at = to;
+	}
+	to = lent[mine].at + LENT - TOP;
+	return guest_read(to, (void *)top, MIN((unsigned long)TOP, UP(top) - top)) ? top : (unsigned long)to;
+}
+#endif
