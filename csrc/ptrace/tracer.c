@@ -59,11 +59,13 @@ static void redirect(int pid, struct registers *r, const char *to, long word)
 {
 	const unsigned long words[4] = { r->pc, r->pstate, r->x[0] /* getpid's result comes there */, to == traced_error ? (unsigned long)word : 0 };
 	int number = *every ? HARMLESS : -1;
-	struct { const void *at; size_t n; } from = { &number, sizeof number };
+	const struct kiovec from = { &number, sizeof number }, here = { (void *)(uintptr_t)words, sizeof words };
+	const struct kiovec there = { (void *)(r->sp - sizeof words), sizeof words };
 
 	r->sp -= sizeof words; /* where that is no memory the thread faults there by itself */
-	for (size_t i = 0; i < ARRAY_LEN(words); i++)
-		trace(PTRACE_POKEDATA, pid, r->sp + i * sizeof words[0], (const void *)words[i]);
+	if (SC6(__NR_process_vm_writev, pid, &here, 1, &there, 1, 0) != sizeof words)
+		for (size_t i = 0; i < ARRAY_LEN(words); i++)
+			trace(PTRACE_POKEDATA, pid, r->sp + i * sizeof words[0], (const void *)words[i]);
 	r->pc = (unsigned long)to;
 	set_registers(pid, r);
 	trace(PTRACE_SETREGSET, pid, NT_ARM_SYSTEM_CALL, &from);

@@ -62,9 +62,15 @@ static long count(const struct call *c, const void *v, long *n)
 	return 0;
 }
 
-static bool is_i386(const char *head)
+/* One that this machine's kernel may run, natively. */
+static bool is_32_bit(const char *head)
 {
-	return !memcmp(head, "\177ELF\1", 5) && head[18] == 3 /* EM_386 */;
+#if defined(__x86_64__)
+	const char machine = 3; /* EM_386 */
+#else
+	const char machine = 40; /* EM_ARM */
+#endif
+	return !memcmp(head, "\177ELF\1", 5) && head[18] == machine;
 }
 
 /* What a distribution's package manager cannot do without, and is static: our own, which is its own interpreter. */
@@ -116,9 +122,9 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	c->w->b.found = false;
 	c->w->b.host[0] = 0;
 	r = find_program(c, dfd, path, flags, g);
-	if (r == -ENOEXEC && k->plan->options & OPT_IDENTITY && is_i386(c->w->c.host))
+	if (r == -ENOEXEC && k->plan->options & OPT_IDENTITY && is_32_bit(c->w->c.host))
 		return SC5(__NR_execveat, dfd, path, argv, envp, flags); /* it makes no calls that trap */
-	if (r == -ENOEXEC && is_i386(c->w->c.host)) {
+	if (r == -ENOEXEC && is_32_bit(c->w->c.host)) {
 		refuse(p->guest, self.eager ? "a 32-bit program, which the preload engine cannot run; the engines namespace and ptrace can, and trap "
 					      "where the host has qemu-user-static"
 		       : "a 32-bit program; unconfined, this engine runs it where the host has qemu-user-static, and the engines "
