@@ -375,66 +375,92 @@ static long id_rmdir(struct call *c) { return gone(c, AT_FDCWD, (void *)c->a[0])
 #endif
 static long id_unlinkat(struct call *c) { return gone(c, (int)c->a[0], (void *)c->a[1]); }
 
-/* A file of the image is copied up when it is moved or linked: what the image says of it goes along. */
-static long moved(struct call *c, long afd, const void *from, long bfd, const void *to, long follow, bool replaces)
+/* What held of a file goes along to its other name. Nothing is an entry, too, where the file is a copy of the image's: by its
+ * mark the next run would take it for a copy of what the image has of that name. */
+static void goes_along(struct call *c, long dfd, const void *path, const struct owner *before)
+{
+	static const struct owner plain = { .flags = OWNER_SET };
+	struct stat upper;
+	struct entries e;
+	long fd = SC4(__NR_openat, dfd, path, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
+	bool marked = before->flags;
+
+	if (fd < 0)
+		return;
+	if (!marked)
+		marked = c->core->plan->lower_owners_used && in_upper(c, (int)fd, &upper) &&
+			 SC4(__NR_lgetxattr, c->w->text, "user.overlay.origin", NULL, 0) >= 0;
+	if (marked)
+		entries_of(c, (int)fd, before->flags ? before : &plain, &e);
+	sys_close((int)fd);
+}
+
+static bool noted_in_upper(struct core *k, const struct stat *st)
+{
+	const struct owner *o = changed_entry(k, st);
+
+	return o && o->dev == DEV_UPPER;
+}
+
+enum how { ADDS, REPLACES, EXCHANGES };
+
+/* A file of the image is copied up when it is moved or linked. */
+static long moved(struct call *c, long afd, const void *from, long bfd, const void *to, long follow, enum how how)
 {
 	struct core *k = c->core;
 	struct stat st, target, is;
-	struct owner before;
-	struct entries e;
+	struct owner before, other;
 	bool known_from, known_to, one;
-	long fd, r;
+	long r;
 
 	if (!any_changes(k) && !k->plan->lower_owners_used)
 		return call_raw(c);
 	known_from = !SC4(__NR_newfstatat, afd, from, &st, follow);
 	known_to = !SC4(__NR_newfstatat, bfd, to, &target, AT_SYMLINK_NOFOLLOW);
 	one = known_from && known_to && target.st_ino == st.st_ino && target.st_dev == st.st_dev;
-	known_to = known_to && replaces && !one;
 	known_from = known_from && in_root(k, &st) && (st.st_mode & S_IFMT) != S_IFDIR;
+	known_to = known_to && in_root(k, &target);
 	before = known_from ? known(k, &st) : nothing;
+	other = known_to ? known(k, &target) : nothing;
 	r = call_raw(c);
 	if (r)
 		return r;
 	/* Onto itself nothing happens, not even a copy to the upper. Two names of one file of the image are two files. */
 	if (one && !SC4(__NR_newfstatat, afd, from, &is, follow) && is.st_ino == st.st_ino)
 		return 0;
-	if (known_to && (target.st_nlink <= 1 || (target.st_mode & S_IFMT) == S_IFDIR))
+	if (how == REPLACES && known_to && !one && (target.st_nlink <= 1 || (target.st_mode & S_IFMT) == S_IFDIR))
 		forget_entries(k, &target);
-	if (!before.flags || (changed_entry(k, &st) && changed_entry(k, &st)->dev == DEV_UPPER))
-		return 0;
-	fd = SC4(__NR_openat, bfd, to, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
-	if (fd >= 0) {
-		entries_of(c, (int)fd, &before, &e);
-		sys_close((int)fd);
-	}
+	if (known_from && !noted_in_upper(k, &st))
+		goes_along(c, bfd, to, &before);
+	if (how == EXCHANGES && known_to && (target.st_mode & S_IFMT) != S_IFDIR && !noted_in_upper(k, &target))
+		goes_along(c, afd, from, &other);
 	return 0;
 }
 
 #ifdef __NR_rename
 static long id_rename(struct call *c)
 {
-	return moved(c, AT_FDCWD, (void *)c->a[0], AT_FDCWD, (void *)c->a[1], AT_SYMLINK_NOFOLLOW, true);
+	return moved(c, AT_FDCWD, (void *)c->a[0], AT_FDCWD, (void *)c->a[1], AT_SYMLINK_NOFOLLOW, REPLACES);
 }
 static long id_link(struct call *c)
 {
-	return moved(c, AT_FDCWD, (void *)c->a[0], AT_FDCWD, (void *)c->a[1], AT_SYMLINK_NOFOLLOW, false);
+	return moved(c, AT_FDCWD, (void *)c->a[0], AT_FDCWD, (void *)c->a[1], AT_SYMLINK_NOFOLLOW, ADDS);
 }
 #endif
 #ifdef __NR_renameat
 static long id_renameat(struct call *c)
 {
-	return moved(c, (int)c->a[0], (void *)c->a[1], (int)c->a[2], (void *)c->a[3], AT_SYMLINK_NOFOLLOW, true);
+	return moved(c, (int)c->a[0], (void *)c->a[1], (int)c->a[2], (void *)c->a[3], AT_SYMLINK_NOFOLLOW, REPLACES);
 }
 #endif
 static long id_renameat2(struct call *c)
 {
-	return moved(c, (int)c->a[0], (void *)c->a[1], (int)c->a[2], (void *)c->a[3], AT_SYMLINK_NOFOLLOW, !(c->a[4] & 2));
+	return moved(c, (int)c->a[0], (void *)c->a[1], (int)c->a[2], (void *)c->a[3], AT_SYMLINK_NOFOLLOW, c->a[4] & 2 ? EXCHANGES : REPLACES);
 }
 static long id_linkat(struct call *c)
 {
 	return moved(c, (int)c->a[0], (void *)c->a[1], (int)c->a[2], (void *)c->a[3],
-		     (c->a[4] & AT_SYMLINK_FOLLOW ? 0 : AT_SYMLINK_NOFOLLOW) | (long)(c->a[4] & AT_EMPTY_PATH), false);
+		     (c->a[4] & AT_SYMLINK_FOLLOW ? 0 : AT_SYMLINK_NOFOLLOW) | (long)(c->a[4] & AT_EMPTY_PATH), ADDS);
 }
 
 /* ---- privileges --------------------------------------------------------------------------------------- */

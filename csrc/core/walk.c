@@ -313,6 +313,18 @@ static long walk_on(struct call *c, const char *left, unsigned flags, struct pla
 	return walk_raw(c, (int)fd, flags, p, false);
 }
 
+/* A directory's ".." is looked up in it. Where several users are emulated, and for guest root, it is judged elsewhere. */
+static long may_leave(struct call *c, struct place *p)
+{
+	long r;
+
+	if (keeps_bits(c->core))
+		return 0;
+	place_host(c, p, first_layer(p));
+	r = sys_faccessat(p->dfd, p->host, X_OK);
+	return r == -EACCES ? r : 0;
+}
+
 static long walk_names(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
 {
 	struct core *k = c->core;
@@ -385,7 +397,9 @@ static long walk_names(struct call *c, int dfd, const char *path, size_t n, unsi
 			continue;
 		}
 		if (name[0] == '.' && name[1] == '.' && end - name == 2) {
-			r = up(c, p);
+			r = may_leave(c, p);
+			if (!r)
+				r = up(c, p);
 			if (!r)
 				r = enter(c, p);
 			if (r)

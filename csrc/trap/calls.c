@@ -131,10 +131,11 @@ static long call_elsewhere(struct call *c, struct frame *f)
  * and is no vfork, notes cannot be kept. */
 static long call_clone(struct call *c)
 {
+	struct frame *f = c->frame;
 	unsigned long flags = c->a[0];
 	bool vfork = (flags & (CLONE_VM_ | CLONE_VFORK_)) == (CLONE_VM_ | CLONE_VFORK_);
 
-	if (!c->frame)
+	if (!f)
 		return -EAGAIN; /* not rewritten: does not happen */
 	if (!vfork && (flags & SHARED) != SHARED)
 		c->core->notes = NULL;
@@ -142,9 +143,9 @@ static long call_clone(struct call *c)
 		lend(vfork);
 #if !LENDS
 	if (vfork && c->a[1])
-		FRAME_ARG(c->frame, 1) = lend_stack(c->a[1]);
+		FRAME_ARG(f, 1) = lend_stack(c->a[1]);
 #endif
-	return call_elsewhere(c, c->frame);
+	return call_elsewhere(c, f);
 }
 
 #ifdef __NR_vfork

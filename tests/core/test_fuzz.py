@@ -83,8 +83,14 @@ PLANTED = {
     "an owner is lost when the file is moved": (
         "identity",
         "core/calls_identity.c",
-        "\t\tentries_of(c, (int)fd, &before, &e);\n",
-        "",
+        "\tif (marked)\n\t\tentries_of(",
+        "\tif (0)\n\t\tentries_of(",
+    ),
+    "a copy that was moved is taken for the one of its new name": (
+        "identity",
+        "core/calls_identity.c",
+        "\tif (!marked)\n",
+        "\tif (0)\n",
     ),
     "a descriptor of a file makes it one's own": (
         "identity",
