@@ -41,6 +41,7 @@ CASE(stopped_in_a_call)
 		fd = open("fifo", O_RDONLY);
 		_exit(fd >= 0 && there("/etc/passwd") ? 5 : 6);
 	}
+	setpgid(p, p);
 	usleep(20000);
 	for (int i = 0; i < 5; i++) {
 		stops_and_goes_on(p, i & 1 ? SIGTSTP : SIGSTOP);

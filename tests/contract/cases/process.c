@@ -133,19 +133,19 @@ CASE(exe_link)
 CASE(other_process_links)
 {
 	char p[64], b[256];
-	int pipes[2];
+	int pipes[2], ready[2];
 	pid_t child;
 	ssize_t n;
-	CHECK(pipe(pipes) == 0);
+	CHECK(pipe(pipes) == 0 && pipe(ready) == 0);
 	child = fork();
 	if (!child) {
 		close(pipes[1]);
-		CHECK(chdir("/etc") == 0);
+		CHECK(chdir("/etc") == 0 && write(ready[1], "", 1) == 1);
 		n = read(pipes[0], b, 1);
 		_exit(0);
 	}
 	close(pipes[0]);
-	usleep(50000);
+	CHECK(read(ready[0], b, 1) == 1);
 	snprintf(p, sizeof p, "/proc/%d/exe", child);
 	n = readlink(p, b, sizeof b - 1);
 	CHECK(n > 0 && (b[n] = 0, !strcmp(b, me())));

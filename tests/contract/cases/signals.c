@@ -20,7 +20,14 @@ static void handle(int sig, int flags)
 
 static void alarm_in(int ms)
 {
-	struct itimerval t = { { 0, 0 }, { ms / 1000, ms % 1000 * 1000 } };
+	struct itimerval t = { { 0, 0 }, { 0, ms * 1000 } };
+	setitimer(ITIMER_REAL, &t, NULL);
+}
+
+/* On a busy machine the first may come before what it is to interrupt. */
+static void alarm_every(int ms)
+{
+	struct itimerval t = { { 0, ms * 1000 }, { 0, ms * 1000 } };
 	setitimer(ITIMER_REAL, &t, NULL);
 }
 
@@ -58,9 +65,9 @@ CASE(ppoll_full_mask)
 	sigset_t m = but(SIGALRM);
 	struct timespec t = { 5, 0 };
 	handle(SIGALRM, 0);
-	alarm_in(30);
+	alarm_every(30);
 	FAILS(ppoll(NULL, 0, &t, &m), EINTR);
-	CHECK(got == 1);
+	CHECK(got >= 1);
 }
 
 CASE(pselect_full_mask)
@@ -68,18 +75,18 @@ CASE(pselect_full_mask)
 	sigset_t m = but(SIGALRM);
 	struct timespec t = { 5, 0 };
 	handle(SIGALRM, 0);
-	alarm_in(30);
+	alarm_every(30);
 	FAILS(pselect(0, NULL, NULL, NULL, &t, &m), EINTR);
-	CHECK(got == 1);
+	CHECK(got >= 1);
 }
 
 CASE(sigsuspend_full_mask)
 {
 	sigset_t m = but(SIGALRM);
 	handle(SIGALRM, 0);
-	alarm_in(30);
+	alarm_every(30);
 	FAILS(sigsuspend(&m), EINTR);
-	CHECK(got == 1);
+	CHECK(got >= 1);
 }
 
 CASE(epoll_pwait_full_mask)
@@ -88,18 +95,18 @@ CASE(epoll_pwait_full_mask)
 	struct epoll_event e;
 	int fd = epoll_create1(0);
 	handle(SIGALRM, 0);
-	alarm_in(30);
+	alarm_every(30);
 	FAILS(epoll_pwait(fd, &e, 1, 5000, &m), EINTR);
-	CHECK(got == 1);
+	CHECK(got >= 1);
 }
 
 CASE(fifo_open_interrupted)
 {
 	CHECK(mkfifo("p", 0600) == 0);
 	handle(SIGALRM, 0);
-	alarm_in(50);
+	alarm_every(50);
 	FAILS(open("p", O_RDONLY), EINTR);
-	CHECK(got == 1);
+	CHECK(got >= 1);
 }
 
 CASE(fifo_open_restarted)
@@ -112,8 +119,8 @@ CASE(fifo_open_restarted)
 		usleep(150000);
 		_exit(open("p", O_WRONLY) < 0);
 	}
-	alarm_in(50);
-	CHECK(open("p", O_RDONLY) >= 0 && got == 1);
+	alarm_every(50);
+	CHECK(open("p", O_RDONLY) >= 0 && got >= 1);
 	CHECK(wait_status(child) == 0);
 }
 
