@@ -13,7 +13,7 @@ import pytest
 
 from tests.engines.conftest import Box
 from tests.support.needs import needs
-from udk.engines import emulate, select
+from udk.engines import emulate, identity, select
 from udk.engines.guard import spawn
 from udk.engines.select import by_name
 from udk.oci.platform import Platform
@@ -176,8 +176,12 @@ def test_an_image_of_32_bits_needs_no_emulator(box: Box, monkeypatch: pytest.Mon
     monkeypatch.setattr(emulate, "find", lambda architecture: "")
     spec = box.spec("/thirty", emulate="386")
     program386(box, CODE386)
-    chosen = select.choose(spec)
-    assert chosen.name in ("namespace", "ptrace")
+    for layer, order in ((True, ["ptrace", "trap", "namespace"]), (False, ["namespace", "ptrace", "trap"])):
+        monkeypatch.setattr(identity, "wanted", lambda spec, layer=layer: layer)
+        assert list(select._order(spec))[:3] == order
+        foreign = box.spec("/hello", emulate="arm64")
+        assert select._order(foreign)[0] == ("trap" if layer else "namespace")
+    assert select.choose(spec).name in ("namespace", "ptrace")
     assert not by_name("ptrace").reasons_against(spec) and by_name("trap").reasons_against(spec)
     monkeypatch.setattr(select, "_order", lambda spec: ("ptrace",))
     guard = spawn(spec, select.choose(spec).launch(spec), stdout=subprocess.PIPE)

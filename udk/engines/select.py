@@ -105,13 +105,15 @@ def choose(spec: RunSpec, wanted: str = "auto") -> Engine:
 
 
 def _order(spec: RunSpec) -> tuple[str, ...]:
-    """Best first; what runs 32-bit programs by itself comes before what has them emulated."""
-    if spec.emulate == "386":
-        from udk.engines.ptrace import PtraceEngine
+    """Best first. The identity layer of namespaces does not see the calls of programs for another machine;
+    what runs 32-bit programs by itself comes before what has them emulated."""
+    if not spec.emulate:
+        return _AUTOMATIC
+    from udk.engines.identity import wanted
+    from udk.engines.ptrace import PtraceEngine
 
-        if PtraceEngine().natively(spec):
-            return ("namespace", "ptrace", "trap", "preload")
-    return _AUTOMATIC
+    own = ("ptrace", "trap") if PtraceEngine().natively(spec) else ("trap", "ptrace")
+    return (*own, "namespace", "preload") if wanted(spec) else ("namespace", *own, "preload")
 
 
 def probe(engine: Engine, *, fresh: bool = False) -> str:
