@@ -164,11 +164,14 @@ static bool may_change(struct call *c, const struct stat *host, const struct pla
 	return st.st_uid == c->core->ids.fsuid;
 }
 
-/* A directory whose owner may not go through it does not tell any more what it is in. */
+/* A directory whose owner may not go through it does not tell any more what it is in; where it is in both layers the lower's
+ * lets everybody through, so what is remembered of names below must go. */
 static void mode_changed(struct call *c, const struct stat *st, unsigned disk)
 {
-	if ((st->st_mode & S_IFMT) == S_IFDIR && !(disk & 0100))
-		changed_above(c->core);
+	if ((st->st_mode & S_IFMT) != S_IFDIR || disk & 0100)
+		return;
+	changed_above(c->core);
+	changed(c->core);
 }
 
 static bool is_path_fd(int fd)
