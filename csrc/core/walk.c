@@ -99,10 +99,36 @@ static long up(struct call *c, struct place *p)
 	return 0;
 }
 
+/* What is looked up in a directory without asking the kernel, ".." and mount points: -EACCES where the directory lets nobody
+ * through. Where several users are emulated, and for guest root, that is judged elsewhere. */
+static long closed(struct call *c, struct place *p)
+{
+	if (keeps_bits(c->core))
+		return 0;
+	place_host(c, p, first_layer(p));
+	return sys_faccessat(p->dfd, p->host, X_OK) == -EACCES ? -EACCES : 0;
+}
+
+/* The same of the directory with the mount point that p is. */
+static long closed_above(struct call *c, struct place *p, size_t len, uint8_t mount, uint8_t kind)
+{
+	const uint16_t whole = p->len;
+	const uint8_t own_mount = p->mount, own_kind = p->kind;
+	const char next = p->guest[len];
+	long r;
+
+	p->len = (uint16_t)len, p->mount = mount, p->kind = kind, p->mounted = false, p->guest[len] = 0;
+	r = closed(c, p);
+	p->len = whole, p->mount = own_mount, p->kind = own_kind, p->mounted = true, p->guest[len] = next;
+	return r;
+}
+
 /* Takes one name into p. `last` and `follow_it` as they stand. 1: the walk is over. */
 static long step(struct call *c, struct walk *w, struct place *p, const char *name, size_t n, bool last, bool follow_it)
 {
 	struct core *k = c->core;
+	const size_t len = p->len;
+	const uint8_t mount = p->mount, kind = p->kind;
 	long r;
 
 	if (n > 255)
@@ -111,6 +137,8 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 		return -ENAMETOOLONG;
 	p->direct = p->found = false;
 	at_mount(c, p);
+	if (p->mounted && !keeps_bits(k) && closed_above(c, p, len, mount, kind))
+		return -EACCES;
 	if (p->mounted && c->how & RESOLVE_NO_XDEV)
 		return -EXDEV;
 	if (p->mounted) {
@@ -313,18 +341,6 @@ static long walk_on(struct call *c, const char *left, unsigned flags, struct pla
 	return walk_raw(c, (int)fd, flags, p, false);
 }
 
-/* A directory's ".." is looked up in it. Where several users are emulated, and for guest root, it is judged elsewhere. */
-static long may_leave(struct call *c, struct place *p)
-{
-	long r;
-
-	if (keeps_bits(c->core))
-		return 0;
-	place_host(c, p, first_layer(p));
-	r = sys_faccessat(p->dfd, p->host, X_OK);
-	return r == -EACCES ? r : 0;
-}
-
 static long walk_names(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
 {
 	struct core *k = c->core;
@@ -397,7 +413,7 @@ static long walk_names(struct call *c, int dfd, const char *path, size_t n, unsi
 			continue;
 		}
 		if (name[0] == '.' && name[1] == '.' && end - name == 2) {
-			r = may_leave(c, p);
+			r = closed(c, p);
 			if (!r)
 				r = up(c, p);
 			if (!r)
