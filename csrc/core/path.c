@@ -213,6 +213,8 @@ static long quick(struct call *c, int dfd, const char *path, size_t n, unsigned 
 		return 0;
 	if (inside)
 		at_mount(c, p);
+	if (p->mounted && !keeps_bits(k))
+		return 0; /* may the caller go through what it is in? */
 	if (p->mounted) {
 		place_host(c, p, LAYER_PLAIN);
 	} else if (p->direct && p->kind != IN_MERGED) {

@@ -103,10 +103,14 @@ static long up(struct call *c, struct place *p)
  * through. Where several users are emulated, and for guest root, that is judged elsewhere. */
 static long closed(struct call *c, struct place *p)
 {
+	struct stat st;
+
 	if (keeps_bits(c->core))
 		return 0;
 	place_host(c, p, first_layer(p));
-	return sys_faccessat(p->dfd, p->host, X_OK) == -EACCES ? -EACCES : 0;
+	if (sys_faccessat(p->dfd, p->host, X_OK) != -EACCES)
+		return 0;
+	return sys_fstatat(p->dfd, p->host, &st, 0) ? 0 : -EACCES; /* the former: one above is closed, to which we came from below */
 }
 
 /* The same of the directory with the mount point that p is. */

@@ -86,12 +86,6 @@ PLANTED = {
         "\tif (marked)\n\t\tentries_of(",
         "\tif (0)\n\t\tentries_of(",
     ),
-    "a copy that was moved is taken for the one of its new name": (
-        "identity",
-        "core/calls_identity.c",
-        "\tif (!marked)\n",
-        "\tif (0)\n",
-    ),
     "a descriptor of a file makes it one's own": (
         "identity",
         "core/calls_identity.c",
