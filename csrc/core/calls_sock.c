@@ -48,6 +48,58 @@ static long alias(struct call *c, const char *host, size_t n, char *to)
 	}
 }
 
+/* From the host's root on, so that a part of it can be named by a link. */
+static bool whole(struct call *c, struct place *p)
+{
+	char link[40] = "/proc/self/cwd";
+	size_t n = strlen(p->host);
+	long r;
+
+	if (p->dfd != AT_FDCWD)
+		fmt(link, sizeof link, "/proc/self/fd/%d", p->dfd);
+	else if (p->host[0] == '/')
+		return true;
+	r = sys_readlinkat(AT_FDCWD, link, c->w->text, GUEST_MAX);
+	if (r <= 0 || c->w->text[0] != '/' || (size_t)r + 1 + n >= GUEST_MAX)
+		return false;
+	memmove(p->host + r + 1, p->host, n + 1);
+	memcpy(p->host, c->w->text, (size_t)r);
+	p->host[r] = '/';
+	p->dfd = AT_FDCWD;
+	return true;
+}
+
+/* Where a path's last name begins. */
+static size_t last_name(const char *path)
+{
+	size_t n = strlen(path);
+
+	while (n && path[n - 1] != '/')
+		n--;
+	return n;
+}
+
+static bool stat_parent(int dfd, char *path, size_t name, struct stat *st)
+{
+	const char first = path[name];
+	long r;
+
+	path[name] = 0;
+	r = sys_fstatat(dfd, name ? path : ".", st, 0);
+	path[name] = first;
+	return !r;
+}
+
+/* Whether the name as the guest gave it leads the kernel to the same place. */
+static bool as_given(struct place *p, char *given)
+{
+	size_t a = last_name(given), b = last_name(p->host);
+	struct stat there, here;
+
+	return given[0] != '/' && str_eq(given + a, p->host + b) && stat_parent(AT_FDCWD, given, a, &there) &&
+	       stat_parent(p->dfd, p->host, b, &here) && there.st_dev == here.st_dev && there.st_ino == here.st_ino;
+}
+
 long address_in(struct call *c, const void *from, unsigned long len, bool make, struct address *a)
 {
 	struct place *p = &c->w->a;
@@ -88,16 +140,23 @@ long address_in(struct call *c, const void *from, unsigned long len, bool make, 
 	if (r)
 		return r;
 	n = strlen(p->host);
-	if (p->dfd != AT_FDCWD) { /* shortened: by the descriptor that was opened for it */
+	if (p->dfd != AT_FDCWD) /* shortened: by the descriptor that was opened for it */
 		n = fmt(a->path, UN_MAX, "/proc/self/fd/%d/%s", p->dfd, p->host);
-		if (n >= UN_MAX)
-			return -ENAMETOOLONG;
-	} else if (n < UN_MAX) {
+	else if (n < UN_MAX)
 		memcpy(a->path, p->host, n + 1);
-	} else {
-		size_t dir = n;
-		while (dir && p->host[dir - 1] != '/')
-			dir--;
+	if (n >= UN_MAX && as_given(p, c->w->path)) {
+		n = strlen(c->w->path);
+		memcpy(a->path, c->w->path, n + (n < UN_MAX)); /* the longest name ends without a NUL */
+		a->len = (uint32_t)(2 + n + (n < UN_MAX));
+		return 1;
+	}
+	if (n >= UN_MAX) {
+		size_t dir;
+
+		if (!whole(c, p))
+			return -ENAMETOOLONG;
+		n = strlen(p->host);
+		dir = last_name(p->host);
 		r = alias(c, p->host, dir - 1, a->path);
 		if (r < 0)
 			return r;

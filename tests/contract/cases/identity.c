@@ -83,7 +83,9 @@ CASE(what_is_mounted_belongs_to_whoever_made_it)
 	char shm[64];
 	int fd;
 	need_root();
-	sprintf(shm, "/dev/shm/udk-case-%d", getpid());
+	clock_gettime(CLOCK_REALTIME, t); /* it may be the host's, with what other runs left */
+	sprintf(shm, "/dev/shm/udk-case-%d-%lx", getpid(), t->tv_nsec);
+	t[0] = (struct timespec){ 1, 0 };
 	pid_t p = fork();
 	if (!p) {
 		CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);

@@ -59,6 +59,36 @@ CASE(relative_socket_name)
 	CHECK(connect(c, (void *)&u, sizeof u) == 0);
 }
 
+/* Up to the 108 bytes that need no NUL behind them. */
+static void stream_of_length(const char *dir, size_t n)
+{
+	struct sockaddr_un u = { AF_UNIX, "" };
+	int s = socket(AF_UNIX, SOCK_STREAM, 0), c = socket(AF_UNIX, SOCK_STREAM, 0);
+	struct stat st;
+	char path[110] = "";
+
+	strcpy(path, dir);
+	memset(path + strlen(dir), 'n', n - strlen(dir));
+	memcpy(u.sun_path, path, n);
+	CHECK(bind(s, (void *)&u, (socklen_t)(2 + n)) == 0 && stat(path, &st) == 0 && S_ISSOCK(st.st_mode) && listen(s, 1) == 0);
+	CHECK(connect(c, (void *)&u, (socklen_t)(2 + n)) == 0);
+	CHECK(unlink(path) == 0);
+	close(s);
+	close(c);
+}
+
+CASE(long_relative_socket_names)
+{
+	CHECK(mkdir("here", 0755) == 0 && mkdir("here/below", 0755) == 0);
+	for (int i = 0; i < 2; i++) {
+		for (size_t n = 60; n <= 108; n++) {
+			stream_of_length("", n);
+			stream_of_length(i ? "below/../" : "here/below/", n);
+		}
+		CHECK(i || chdir("here") == 0);
+	}
+}
+
 CASE(datagram_names)
 {
 	struct sockaddr_un a = name("/tmp/case-datagram_names/a"), b = name("/tmp/case-datagram_names/b"), from;
