@@ -5,6 +5,13 @@
 
 #include "trap/load.c"
 
+/* Where a 32-bit program goes: a wish, as ever. */
+long compat_place(size_t n)
+{
+	(void)n;
+	return 0x50000000;
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max);
