@@ -72,11 +72,9 @@ static bool whole(struct call *c, struct place *p)
 /* Where a path's last name begins. */
 static size_t last_name(const char *path)
 {
-	size_t n = strlen(path);
+	const char *slash = str_rchr(path, '/');
 
-	while (n && path[n - 1] != '/')
-		n--;
-	return n;
+	return slash ? (size_t)(slash + 1 - path) : 0;
 }
 
 static bool stat_parent(int dfd, char *path, size_t name, struct stat *st)

@@ -54,11 +54,12 @@ def test_miniwdl(udk: Udk, box: str, job: Path) -> None:
     for name in ("stdout.txt", "stderr.txt"):
         (job / name).touch()
     top = "/mnt/miniwdl_task_container"
+    work = f"{top}/work"
     done = udk(
-        "--allow-root", "run", "--workdir", f"{top}/work", "--nobanner", "--rm",
+        "--allow-root", "run", "--workdir", work, "--nobanner", "--rm",
         "-v", f"{job}/command:{top}/command", "-v", f"{job}/stdout.txt:{top}/stdout.txt",
         "-v", f"{job}/stderr.txt:{top}/stderr.txt",
-        "-v", f"{job}/in.txt:{top}/work/_miniwdl_inputs/0/in.txt:ro", "-v", f"{job}/work:{top}/work",
+        "-v", f"{job}/in.txt:{work}/_miniwdl_inputs/0/in.txt:ro", "-v", f"{job}/work:{work}",
         box, "/bin/sh", "-c", "/bin/sh ../command >> ../stdout.txt 2>> ../stderr.txt",
     )  # fmt: skip
     assert done == (3, b"", b"")
