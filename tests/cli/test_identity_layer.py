@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.images import Layout
 from tests.support.needs import needs, require
-from tests.support.udk import Udk
+from tests.support.udk import Udk, busybox_layer
 
 pytestmark = needs("busybox")
 LIST = "ls -lnd $* | awk '{ print $9, $3, $4 }'"
@@ -59,6 +61,17 @@ def test_users_are_switched(udk: Udk, box: str) -> None:
     script = "su ann -c 'id -u; id -g; touch /home/ann/f; chown 0 /home/ann/f 2>/dev/null || echo denied'"
     said = udk.ok("run", "--engine", "namespace", box, "sh", "-c", f"{script}; stat -c '%u %g' /home/ann/f")
     assert said == "1000\n1000\ndenied\n1000 1000\n"
+
+
+@pytest.mark.parametrize("move", ["rm /setid && mv /plain /setid", "rm /setid && ln /plain /setid"])
+def test_a_copy_that_was_moved_stays_what_it_is(new_udk: Udk, tmp_path: Path, move: str) -> None:
+    """What the image says of a name is not said of another of its files, there since an earlier run."""
+    layout = Layout(tmp_path / "layout")
+    layout.add_image([busybox_layer([("setid", b"", 0o4755), ("plain", b"", 0o644)])], "1")
+    with container(new_udk, f"oci:{layout.path}:1") as name:
+        for script in ("chmod 640 /plain", move, "true"):
+            sh(new_udk, "namespace", name, script)
+        assert sh(new_udk, "namespace", name, "stat -c '%a %u' /setid") == "640 0\n"
 
 
 @pytest.mark.parametrize("first, second", [("namespace", "trap"), ("trap", "namespace"), ("R2", "trap")])
