@@ -117,7 +117,7 @@ static bool in_union(const struct call *c, const struct place *p)
 static void note_mode(struct call *c, const struct stat *st, unsigned mode, unsigned on_disk)
 {
 	struct core *k = c->core;
-	struct owner *o = owner_find(k, st->st_dev, st->st_ino);
+	struct owner *o = owner_find(k, st);
 
 	if ((mode & 07777) == on_disk && (!o || !(o->flags & OWNER_MODE) || o->rdev))
 		if (!o || !o->rdev)

@@ -267,7 +267,7 @@ static long do_mknod(struct call *c, long dfd, const void *path, int which, unsi
 	if (r)
 		return r;
 	if (SC4(__NR_newfstatat, dfd, path, &st, AT_SYMLINK_NOFOLLOW) || !in_root(c->core, &st) ||
-	    !(o = owner_change(c->core, DEV_UPPER, st.st_ino, true))) {
+	    !(o = owner_born(c->core, &st, true))) {
 		SC3(__NR_unlinkat, dfd, path, 0);
 		return -EPERM;
 	}
@@ -275,7 +275,7 @@ static long do_mknod(struct call *c, long dfd, const void *path, int which, unsi
 	o->rdev = dev;
 	o->uid = c->core->ids.fsuid;
 	o->gid = c->core->ids.fsgid;
-	o->flags = OWNER_SET | OWNER_MODE;
+	o->flags |= OWNER_SET | OWNER_MODE;
 	return 0;
 }
 
@@ -314,7 +314,7 @@ static long id_openat(struct call *c)
 
 	if (!(flags & (O_CREAT | TMPFILE_BIT)) || flags & O_PATH)
 		return names(path, true) ? call_openat(c) : call_raw(c);
-	if (!k->ids.fsuid && !k->ids.fsgid && !set_id)
+	if (!k->ids.fsuid && !k->ids.fsgid && !set_id && !any_changes(k))
 		return call_raw(c);
 	mode &= 01777;
 	r = SC4(__NR_openat, dfd, path, flags & O_CREAT ? flags | O_EXCL : flags, mode); /* with O_TMPFILE it means something else */
@@ -356,16 +356,16 @@ static long id_creat(struct call *c)
 static long gone(struct call *c, long dfd, const void *path)
 {
 	struct core *k = c->core;
+	struct leaving leaving;
 	struct stat st;
-	bool last;
 	long r;
 
 	if (!any_changes(k) || SC4(__NR_newfstatat, dfd, path, &st, AT_SYMLINK_NOFOLLOW))
 		return call_raw(c);
-	last = (st.st_mode & S_IFMT) == S_IFDIR || st.st_nlink <= 1;
+	leaving = owner_leaving(k, &st);
 	r = call_raw(c);
-	if (!r && last)
-		forget_entries(k, &st);
+	if (!r)
+		owner_left(&leaving);
 	return r;
 }
 
@@ -410,6 +410,7 @@ static long moved(struct call *c, long afd, const void *from, long bfd, const vo
 	struct core *k = c->core;
 	struct stat st, target, is;
 	struct owner before, other;
+	struct leaving leaving = { 0 };
 	bool known_from, known_to, one;
 	long r;
 
@@ -422,14 +423,15 @@ static long moved(struct call *c, long afd, const void *from, long bfd, const vo
 	known_to = known_to && in_root(k, &target);
 	before = known_from ? known(k, &st) : nothing;
 	other = known_to ? known(k, &target) : nothing;
+	if (how == REPLACES && known_to && !one)
+		leaving = owner_leaving(k, &target);
 	r = call_raw(c);
 	if (r)
 		return r;
 	/* Onto itself nothing happens, not even a copy to the upper. Two names of one file of the image are two files. */
 	if (one && !SC4(__NR_newfstatat, afd, from, &is, follow) && is.st_ino == st.st_ino)
 		return 0;
-	if (how == REPLACES && known_to && !one && (target.st_nlink <= 1 || (target.st_mode & S_IFMT) == S_IFDIR))
-		forget_entries(k, &target);
+	owner_left(&leaving);
 	if (known_from && !noted_in_upper(k, &st))
 		goes_along(c, bfd, to, &before);
 	if (how == EXCHANGES && known_to && (target.st_mode & S_IFMT) != S_IFDIR && !noted_in_upper(k, &target))

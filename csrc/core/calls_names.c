@@ -152,7 +152,7 @@ static long do_mknod(struct call *c, int dfd, const void *path, unsigned mode, u
 	r = unmade(c, p, wh, sys_mknodat(p->dfd, p->host, S_IFREG | (mode & 0777), 0)); /* the kernel applies the umask */
 	if (r)
 		return r;
-	if (sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW) || !(o = owner_make(c->core, &st))) {
+	if (sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW) || !(o = owner_born(c->core, &st, true))) {
 		sys_unlinkat(p->dfd, p->host, 0);
 		return unmade(c, p, wh, -EPERM);
 	}
@@ -160,7 +160,7 @@ static long do_mknod(struct call *c, int dfd, const void *path, unsigned mode, u
 	o->rdev = dev;
 	o->uid = c->core->ids.fsuid;
 	o->gid = c->core->ids.fsgid;
-	o->flags = OWNER_SET | OWNER_MODE;
+	o->flags |= OWNER_SET | OWNER_MODE;
 	if ((st.st_mode & 0600) != 0600)
 		sys_fchmodat(p->dfd, p->host, st.st_mode | 0600);
 	return 0;
@@ -190,18 +190,12 @@ long call_symlinkat(struct call *c) { return do_symlink(c, (void *)c->a[0], (int
 
 /* ---- removing ----------------------------------------------------------------------------------------- */
 
-/* Forgets the owner of the upper's file at p, if this was its last name. */
-static void forget(struct call *c, const struct stat *st)
-{
-	if (is_dir(st) || st->st_nlink <= 1)
-		owner_forget(c->core, st);
-}
-
 static long do_unlink(struct call *c, int dfd, const void *path, bool dir)
 {
 	struct core *k = c->core;
 	struct place *p = &c->w->a;
 	long r = resolve(c, dfd, path, KEEP_SLASH, p);
+	struct leaving leaving;
 
 	if (r)
 		return r;
@@ -245,6 +239,7 @@ static long do_unlink(struct call *c, int dfd, const void *path, bool dir)
 		return -EISDIR;
 	if (!dir && p->slash)
 		return -ENOTDIR;
+	leaving = owner_leaving(k, &p->st);
 	if (p->kind == IN_UPPER) {
 		r = sys_unlinkat(p->dfd, p->host, dir ? AT_REMOVEDIR : 0);
 	} else {
@@ -267,7 +262,7 @@ static long do_unlink(struct call *c, int dfd, const void *path, bool dir)
 	}
 	if (r)
 		return r;
-	forget(c, &p->st);
+	owner_left(&leaving);
 	if (dir)
 		changed(k);
 	else
@@ -389,6 +384,7 @@ static void moved_setgid(struct core *k, const struct place *a, const struct pla
 /* Both in the union, at least one beside a lower directory. */
 static long rename_union(struct call *c, struct place *a, struct place *b, unsigned flags)
 {
+	struct leaving leaving = { 0 };
 	struct stat target, lower;
 	bool exists, dir, lower_target;
 	long r = lookup(c, a);
@@ -450,6 +446,8 @@ static long rename_union(struct call *c, struct place *a, struct place *b, unsig
 		if (exists && dir && b->layer == LAYER_UPPER)
 			merged_empty(c, b, true);
 	}
+	if (exists && !(flags & RENAME_EXCHANGE))
+		leaving = owner_leaving(c->core, &target);
 	r = host_rename(a, b, flags & ~(unsigned)RENAME_NOREPLACE);
 	if (r)
 		return unmade(c, b, lower_target && !exists, r);
@@ -458,8 +456,7 @@ static long rename_union(struct call *c, struct place *a, struct place *b, unsig
 		return changed(c->core), 0;
 	if (dir && lower_target)
 		make_opaque(c, b);
-	if (exists && target.st_dev == c->core->plan->upper_dev)
-		forget(c, &target);
+	owner_left(&leaving);
 	r = hide_lower(c, a);
 	if (dir || (exists && is_dir(&target)))
 		changed(c->core);

@@ -38,7 +38,7 @@ static bool grant(struct call *c, struct place *p, unsigned old[2])
 		    (st.st_mode & S_IFMT) != S_IFLNK && !is_whiteout(&st)) {
 			need = (st.st_mode & S_IFMT) == S_IFDIR ? 0700 : 0600;
 			if ((st.st_mode & need) != need) {
-				o = p->mount == 0 ? owner_find(k, st.st_dev, st.st_ino) : NULL;
+				o = p->mount == 0 ? owner_find(k, &st) : NULL;
 				if (p->mount == 0 && (!o || !(o->flags & OWNER_MODE))) {
 					o = owner_make(k, &st);
 					if (o)
@@ -216,7 +216,7 @@ static void drop_set_ids(struct call *c, int fd)
 	struct owner *o;
 	struct stat st;
 
-	if (sys_fstat(fd, &st) || !(o = owner_find(c->core, st.st_dev, st.st_ino)) || !(o->flags & OWNER_MODE))
+	if (sys_fstat(fd, &st) || !(o = owner_find(c->core, &st)) || !(o->flags & OWNER_MODE))
 		return;
 	o->mode &= o->mode & 010 ? ~06000U : ~04000U;
 }
@@ -238,18 +238,18 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 	}
 	if (writes(flags) && is_running(c, p))
 		return -ETXTBSY;
-	if (p->raw && flags & O_CREAT && (c->core->ids.fsuid || c->core->ids.fsgid) && recorded(c->core, p)) {
-		r = host_open(c, p, flags | O_EXCL | O_NOFOLLOW, mode & 01777);
-		if (r >= 0)
-			owner_new(c, p, (int)r);
-		if (r != -EEXIST || excl)
-			return r;
-	}
 	/* In a directory with one layer the kernel can tell new from old by itself. */
 	if (p->raw || (!p->self && !p->slash && !p->magic && !readonly(c, p) && (p->kind == IN_PLAIN || p->kind == IN_UPPER) &&
 		       (p->kind == IN_PLAIN || !(flags & O_CREAT) || (plain_mode && !c->core->ids.fsuid && !c->core->ids.fsgid && !maybe_setgid(c->core, p))) &&
 		       !judged(c->core) &&
 		       !(c->core->plan->mounts[p->mount].flags & MOUNT_PROC))) {
+		if (flags & O_CREAT && (c->core->ids.fsuid || c->core->ids.fsgid || any_changes(c->core)) && recorded(c->core, p)) {
+			r = host_open(c, p, flags | O_EXCL | O_NOFOLLOW, mode & 01777); /* what is new has no former owner */
+			if (r >= 0)
+				owner_new(c, p, (int)r);
+			if (r != -EEXIST || excl)
+				return r;
+		}
 		r = host_open(c, p, flags | O_NOFOLLOW, mode & 01777);
 		if (r != -ELOOP || flags & O_NOFOLLOW)
 			return r;

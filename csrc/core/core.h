@@ -70,6 +70,8 @@ enum plan_options {
 	OPT_XINO = 1 << 17, /* with it: inodes of the lower have their highest bit set */
 };
 
+#define LOWER_BIT ((uint64_t)1 << 63) /* of inodes: OPT_XINO */
+
 #define PLAN_MAGIC 0x314e414c504b4455ULL /* "UDKPLAN1" */
 #define PLAN_STRINGS (64 * 1024)
 #define CACHE_TEXT 208
@@ -100,7 +102,14 @@ struct owner {
 	uint32_t flags, uid, gid, mode, rdev;
 	uint32_t spare[3];
 };
-enum { OWNER_SET = 1, OWNER_MODE = 2, OWNER_GONE = 4 };
+enum {
+	OWNER_SET = 1,
+	OWNER_MODE = 2,
+	OWNER_GONE = 4,
+	OWNER_DEAD = 8, /* the last name is gone: holds for who has the file open */
+	OWNER_BITS = 0xff,
+	OWNER_TURN = 0x100, /* the rest counts the files that this entry was for */
+};
 
 struct changes { /* the record of changes: a file of its own, kept with a named container's upper */
 	char magic[8]; /* "UDKCHG\0\1" */
@@ -430,11 +439,20 @@ static inline bool any_changes(const struct core *k) { return k->plan->any_chang
 
 /* ---- owner.c ------------------------------------------------------------------------------------------ */
 
-struct owner *owner_find(struct core *k, uint64_t dev, uint64_t ino);
+struct owner *owner_find(struct core *k, const struct stat *st);
 /* Finds or makes the entry of a file of the upper (or of a bind). NULL: the table is full. */
 struct owner *owner_make(struct core *k, const struct stat *st);
 void owner_index_changes(struct core *k);
-void owner_forget(struct core *k, const struct stat *st);
+/* A file was just made. What is remembered of its inode was of another one; its own entry, if that is wanted. */
+struct owner *owner_born(struct core *k, const struct stat *st, bool wanted);
+/* The last name of a file goes. Its entries are looked up before, while no other file can have its inode, and marked
+ * after, unless another has it by then. */
+struct leaving {
+	struct owner *entry[2];
+	uint32_t turn[2];
+};
+struct leaving owner_leaving(struct core *k, const struct stat *st);
+void owner_left(const struct leaving *l);
 /* Owner, mode, device and inode as the guest should see them. p may be NULL (a descriptor's stat). */
 void owner_show(struct call *c, struct stat *st, const struct place *p, int fd);
 /* The same for what none of the records tells of, by which nothing but the stat's first 40 bytes is read; false when
@@ -443,8 +461,9 @@ bool owner_show_plain(struct core *k, struct stat *st);
 void owner_copy(struct call *c, const struct stat *from, const char *from_guest, const struct stat *to);
 long owner_load_record(struct core *k);
 void owner_forget_record(void);
-/* The entry of the record of changes for (device, inode); of the image's index. NULL: none, or the table is full. */
-struct owner *owner_change(struct core *k, uint64_t dev, uint64_t ino, bool make);
+/* The entry of the record of changes for (device, inode) of a file with a name, or without (`named`); of the image's
+ * index. NULL: none, or the table is full. */
+struct owner *owner_change(struct core *k, uint64_t dev, uint64_t ino, bool named, bool make);
 struct owner *owner_of_image(struct core *k, uint64_t ino);
 /* What changed of a directory in both layers is noted for the lower's inode, too: overlayfs shows that one. */
 void owner_of_both(struct call *c, const struct stat *st, const struct place *p, int fd);

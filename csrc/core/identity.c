@@ -12,8 +12,6 @@
  */
 #include "core/identity.h"
 
-#define LOWER_BIT ((uint64_t)1 << 63)
-
 bool in_root(const struct core *k, const struct stat *st)
 {
 	return st->st_dev == k->plan->upper_dev && has_changes(k);
@@ -32,8 +30,8 @@ struct owner *changed_entry(struct core *k, const struct stat *st)
 	if (!any_changes(k) || !in_root(k, st))
 		return NULL;
 	if (!shows_lower(k, st))
-		o = owner_change(k, DEV_UPPER, st->st_ino, false);
-	return o ? o : owner_change(k, DEV_LOWER, st->st_ino & ~LOWER_BIT, false);
+		o = owner_change(k, DEV_UPPER, st->st_ino, st->st_nlink, false);
+	return o ? o : owner_change(k, DEV_LOWER, st->st_ino & ~LOWER_BIT, st->st_nlink, false);
 }
 
 static struct owner *entry_of(struct core *k, const struct stat *st)
@@ -89,13 +87,13 @@ bool in_upper(struct call *c, int fd, struct stat *st)
 
 static void inherit(struct owner *to, const struct owner *from)
 {
-	if (!to || to->flags || !from->flags)
+	if (!to || to->flags & (OWNER_SET | OWNER_MODE) || !from->flags)
 		return;
 	to->uid = from->uid;
 	to->gid = from->gid;
 	to->mode = from->mode;
 	to->rdev = from->rdev;
-	to->flags = from->flags;
+	to->flags |= from->flags & (OWNER_SET | OWNER_MODE);
 }
 
 /* The entries to be changed of what is behind fd, which is in the upper; `before` is what held so far. */
@@ -110,11 +108,11 @@ bool entries_of(struct call *c, int fd, const struct owner *before, struct entri
 	ino = st.st_ino & ~LOWER_BIT;
 	e->shown = NULL;
 	if (!in_upper(c, fd, &upper)) {
-		e->own = owner_change(k, shows_lower(k, &st) ? DEV_LOWER : DEV_UPPER, ino, true);
+		e->own = owner_change(k, shows_lower(k, &st) ? DEV_LOWER : DEV_UPPER, ino, true, true);
 	} else {
-		e->own = owner_change(k, DEV_UPPER, upper.st_ino, true);
+		e->own = owner_change(k, DEV_UPPER, upper.st_ino, true, true);
 		if (upper.st_ino != ino || shows_lower(k, &st)) {
-			e->shown = owner_change(k, DEV_LOWER, ino, true);
+			e->shown = owner_change(k, DEV_LOWER, ino, true, true);
 			if (e->own && (st.st_mode & S_IFMT) != S_IFDIR)
 				e->own->origin = ino;
 		}
@@ -154,18 +152,13 @@ void put_mode(struct entries *e, uint32_t mode, uint32_t rdev)
 
 struct owner known(struct core *k, const struct stat *st)
 {
-	static const struct owner nothing;
 	const struct owner *o = entry_of(k, st);
+	struct owner copy = { 0 };
 
-	return o ? *o : nothing;
-}
-
-void forget_entries(struct core *k, const struct stat *st)
-{
-	struct owner *o;
-
-	while ((o = changed_entry(k, st)))
-		o->flags = OWNER_GONE;
+	if (o)
+		copy = *o;
+	copy.flags &= OWNER_SET | OWNER_MODE;
+	return copy;
 }
 
 /* A file that the guest just made is its own. */
@@ -175,11 +168,13 @@ void new_file(struct call *c, int dfd, const void *path, int fd)
 	struct stat st;
 	struct owner *o;
 
-	if (!k->ids.fsuid && !k->ids.fsgid)
+	bool wanted = k->ids.fsuid || k->ids.fsgid;
+
+	if (!wanted && !any_changes(k))
 		return;
 	if (fd >= 0 ? sys_fstat(fd, &st) : SC4(__NR_newfstatat, dfd, path, &st, AT_SYMLINK_NOFOLLOW))
 		return;
-	if (!in_root(k, &st) || !(o = owner_change(k, DEV_UPPER, st.st_ino, true)))
+	if (!in_root(k, &st) || !(o = owner_born(k, &st, wanted)))
 		return;
 	o->uid = k->ids.fsuid;
 	o->gid = k->ids.fsgid;

@@ -23,7 +23,6 @@ struct owner known(struct core *k, const struct stat *st);
 bool entries_of(struct call *c, int fd, const struct owner *before, struct entries *e);
 void put_owner(struct entries *e, uint32_t uid, uint32_t gid);
 void put_mode(struct entries *e, uint32_t mode, uint32_t rdev);
-void forget_entries(struct core *k, const struct stat *st);
 /* A file that the guest just made is its own. */
 void new_file(struct call *c, int dfd, const void *path, int fd);
 

@@ -9,6 +9,7 @@
 
 #define NOBODY 65534
 #define BUSY (~(uint64_t)0)
+#define CHAIN 256 /* no entry is further from its place: file systems that give no inode twice fill the table */
 #define FOREIGN_INODE ((uint64_t)1 << 62) /* of a lower tree on another device, as overlayfs's xino does */
 
 bool privileged(const struct core *k)
@@ -45,7 +46,7 @@ void owner_index_changes(struct core *k)
 	const struct changes *ch = k->changes;
 
 	for (uint64_t i = 0; ch->used && i < ch->slots; i++)
-		if (ch->owners[i].ino && !(ch->owners[i].flags & OWNER_GONE))
+		if (ch->owners[i].ino && !(ch->owners[i].flags & (OWNER_GONE | OWNER_DEAD)))
 			owned_add(k, ch->owners[i].ino);
 }
 
@@ -53,7 +54,7 @@ static struct owner *probe(struct owner *t, uint64_t slots, uint64_t dev, uint64
 {
 	uint64_t i = slot_of(ino, slots);
 
-	for (uint64_t n = 0; n < slots; n++, i = (i + 1) & (slots - 1)) {
+	for (int n = 0; n < CHAIN; n++, i = (i + 1) & (slots - 1)) {
 		uint64_t have = __atomic_load_n(&t[i].ino, __ATOMIC_ACQUIRE);
 		if (!have)
 			return NULL;
@@ -63,29 +64,64 @@ static struct owner *probe(struct owner *t, uint64_t slots, uint64_t dev, uint64
 	return NULL;
 }
 
+/* The entry is for another file now. */
+static void renew(struct owner *o, uint32_t flags)
+{
+	uint32_t was = o->flags;
+
+	while (!__atomic_compare_exchange_n(&o->flags, &was, (was & ~(uint32_t)OWNER_BITS) + OWNER_TURN + flags, false, __ATOMIC_ACQ_REL,
+					    __ATOMIC_RELAXED))
+		continue;
+	o->uid = o->gid = o->mode = o->rdev = 0;
+	o->origin = o->birth = 0;
+}
+
 static struct owner *claim(struct owner *t, uint64_t slots, volatile uint64_t *used, uint64_t dev, uint64_t ino)
 {
 	uint64_t i = slot_of(ino, slots);
 	struct owner *o = probe(t, slots, dev, ino);
+	uint32_t given_up = *used > slots / 4 * 3 ? OWNER_GONE | OWNER_DEAD : OWNER_GONE;
 
 	if (o)
 		return o;
-	if (*used > slots / 4 * 3)
-		return NULL;
-	for (uint64_t n = 0; n < slots; n++, i = (i + 1) & (slots - 1)) {
+	for (int n = 0; n < CHAIN; n++, i = (i + 1) & (slots - 1)) {
 		uint64_t have = t[i].ino;
-		if ((have && (have == BUSY || !(t[i].flags & OWNER_GONE))) ||
+		if ((have && (have == BUSY || !(t[i].flags & given_up))) ||
 		    !__atomic_compare_exchange_n(&t[i].ino, &have, BUSY, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
 			continue;
 		if (!have)
 			__atomic_fetch_add(used, 1, __ATOMIC_RELAXED);
 		t[i].dev = dev;
-		t[i].flags = t[i].uid = t[i].gid = t[i].mode = t[i].rdev = 0;
-		t[i].origin = t[i].birth = 0;
+		renew(&t[i], 0);
 		__atomic_store_n(&t[i].ino, ino, __ATOMIC_RELEASE);
 		return &t[i];
 	}
 	return NULL;
+}
+
+/* Is the entry of a file that is no more? Its inode's number is another's, which has a name. */
+static bool is_past(const struct owner *o, bool named)
+{
+	return o->flags & OWNER_DEAD && named;
+}
+
+static struct owner *find_change(struct core *k, uint64_t dev, uint64_t ino, bool named)
+{
+	struct owner *o = probe(k->changes->owners, k->changes->slots, dev, ino);
+
+	return o && is_past(o, named) ? NULL : o;
+}
+
+static struct owner *make_change(struct core *k, uint64_t dev, uint64_t ino, bool named)
+{
+	struct owner *o;
+
+	k->plan->any_changes = 1;
+	owned_add(k, ino);
+	o = claim(k->changes->owners, k->changes->slots, &k->changes->used, dev, ino);
+	if (o && is_past(o, named))
+		renew(o, 0);
+	return o;
 }
 
 static struct changes *changes_of(struct core *k)
@@ -95,15 +131,9 @@ static struct changes *changes_of(struct core *k)
 	return k->changes;
 }
 
-struct owner *owner_change(struct core *k, uint64_t dev, uint64_t ino, bool make)
+struct owner *owner_change(struct core *k, uint64_t dev, uint64_t ino, bool named, bool make)
 {
-	if (!changes_of(k))
-		return NULL;
-	if (!make)
-		return probe(k->changes->owners, k->changes->slots, dev, ino);
-	k->plan->any_changes = 1;
-	owned_add(k, ino);
-	return claim(k->changes->owners, k->changes->slots, &k->changes->used, dev, ino);
+	return !changes_of(k) ? NULL : make ? make_change(k, dev, ino, named) : find_change(k, dev, ino, named);
 }
 
 struct owner *owner_of_image(struct core *k, uint64_t ino)
@@ -111,38 +141,62 @@ struct owner *owner_of_image(struct core *k, uint64_t ino)
 	return k->plan->lower_owners_used ? probe(k->plan->lower_owners, LOWER_OWNERS, 0, ino) : NULL;
 }
 
-struct owner *owner_find(struct core *k, uint64_t dev, uint64_t ino)
+struct owner *owner_find(struct core *k, const struct stat *st)
 {
 	struct owner *o = NULL;
 	uint64_t bit;
 
-	if (!(*owned_word(k, ino, &bit) & bit))
+	if (!(*owned_word(k, st->st_ino, &bit) & bit))
 		return NULL;
-	if (any_changes(k) && dev == k->plan->upper_dev && changes_of(k))
-		o = probe(k->changes->owners, k->changes->slots, 0, ino);
-	if (!o && dev == k->plan->lower_dev && k->plan->lower_owners_used)
-		o = probe(k->plan->lower_owners, LOWER_OWNERS, dev, ino);
+	if (any_changes(k) && st->st_dev == k->plan->upper_dev && changes_of(k))
+		o = find_change(k, 0, st->st_ino, st->st_nlink);
+	if (!o && st->st_dev == k->plan->lower_dev && k->plan->lower_owners_used)
+		o = probe(k->plan->lower_owners, LOWER_OWNERS, st->st_dev, st->st_ino);
 	return o;
 }
 
 struct owner *owner_make(struct core *k, const struct stat *st)
 {
-	if (st->st_dev != k->plan->upper_dev || !changes_of(k))
-		return NULL;
-	k->plan->any_changes = 1;
-	owned_add(k, st->st_ino);
-	return claim(k->changes->owners, k->changes->slots, &k->changes->used, 0, st->st_ino);
+	return st->st_dev == k->plan->upper_dev && changes_of(k) ? make_change(k, 0, st->st_ino, st->st_nlink) : NULL;
 }
 
-void owner_forget(struct core *k, const struct stat *st)
+struct owner *owner_born(struct core *k, const struct stat *st, bool wanted)
 {
 	struct owner *o;
+	uint64_t bit;
 
-	if (!any_changes(k) || st->st_dev != k->plan->upper_dev || !changes_of(k))
-		return;
-	o = probe(k->changes->owners, k->changes->slots, 0, st->st_ino);
+	if (!wanted && (!any_changes(k) || st->st_dev != k->plan->upper_dev || !(*owned_word(k, st->st_ino, &bit) & bit) || !changes_of(k)))
+		return NULL;
+	o = wanted ? owner_make(k, st) : probe(k->changes->owners, k->changes->slots, 0, st->st_ino);
 	if (o)
-		o->flags = OWNER_GONE;
+		renew(o, wanted ? 0 : OWNER_GONE);
+	return wanted ? o : NULL;
+}
+
+struct leaving owner_leaving(struct core *k, const struct stat *st)
+{
+	struct leaving l = { 0 };
+
+	if (!any_changes(k) || st->st_dev != k->plan->upper_dev || !changes_of(k) || (st->st_nlink > 1 && (st->st_mode & S_IFMT) != S_IFDIR))
+		return l;
+	for (int i = 0; i < 2; i++) { /* the second: identity.c */
+		struct owner *o = probe(k->changes->owners, k->changes->slots, (uint64_t)i, st->st_ino & ~(i ? LOWER_BIT : 0));
+		if (o)
+			l.entry[i] = o, l.turn[i] = o->flags & ~(uint32_t)OWNER_BITS;
+	}
+	return l;
+}
+
+void owner_left(const struct leaving *l)
+{
+	for (int i = 0; i < 2; i++) {
+		struct owner *o = l->entry[i];
+		uint32_t was = o ? o->flags : 0;
+
+		while (o && !(was & OWNER_GONE) && (was & ~(uint32_t)OWNER_BITS) == l->turn[i] &&
+		       !__atomic_compare_exchange_n(&o->flags, &was, was | OWNER_DEAD, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+			continue;
+	}
 }
 
 /* ---- the image's record ------------------------------------------------------------------------------- */
@@ -283,9 +337,9 @@ static void copied_up(struct core *k, const char *name, size_t n, const struct r
 	memcpy(path + at + 1, name, n);
 	path[at + 1 + n] = 0;
 	if (sys_fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW) || (st.st_mode & S_IFMT) != S_IFREG ||
-	    SC4(__NR_lgetxattr, path, "user.overlay.origin", mark, sizeof mark) < 0 || owner_change(k, 0, st.st_ino, false))
+	    SC4(__NR_lgetxattr, path, "user.overlay.origin", mark, sizeof mark) < 0 || owner_change(k, 0, st.st_ino, true, false))
 		return;
-	o = owner_change(k, 0, st.st_ino, true);
+	o = owner_change(k, 0, st.st_ino, true, true);
 	if (!o)
 		return;
 	from_entry(o, e);
@@ -371,21 +425,21 @@ void owner_of_both(struct call *c, const struct stat *st, const struct place *p,
 	} else {
 		n = lower_path(c, fd, path = c->w->other);
 	}
-	own = owner_find(k, st->st_dev, st->st_ino);
+	own = owner_find(k, st);
 	if (n < 0 || n >= GUEST_MAX || !own)
 		return;
 	memmove(c->w->link, path, (size_t)n);
 	host_path(k, 0, LAYER_LOWER, c->w->link, (size_t)n, c->w->other);
 	if (sys_fstatat(AT_FDCWD, c->w->other, &lower, AT_SYMLINK_NOFOLLOW) || (lower.st_mode & S_IFMT) != S_IFDIR)
 		return;
-	other = owner_change(k, 1, lower.st_ino, true);
+	other = owner_change(k, 1, lower.st_ino, true, true);
 	if (!other)
 		return;
 	other->uid = own->uid;
 	other->gid = own->gid;
 	other->mode = own->mode;
 	other->rdev = own->rdev;
-	other->flags = own->flags;
+	other->flags = (other->flags & ~(uint32_t)OWNER_BITS) | (own->flags & (OWNER_SET | OWNER_MODE));
 }
 
 /* The entry that describes st; `space` receives what comes straight from the record. */
@@ -402,7 +456,7 @@ static const struct owner *describe(struct call *c, const struct stat *st, const
 	*in_union = p && !p->raw ? p->mount == 0 : st->st_dev == plan->upper_dev || st->st_dev == plan->lower_dev;
 	if (!*in_union)
 		return NULL;
-	o = owner_find(k, st->st_dev, st->st_ino);
+	o = owner_find(k, st);
 	if (o)
 		return o;
 	if (p && !p->raw) {
@@ -487,7 +541,7 @@ bool owner_show_plain(struct core *k, struct stat *st)
 void owner_copy(struct call *c, const struct stat *from, const char *from_guest, const struct stat *to)
 {
 	struct core *k = c->core;
-	struct owner *src = owner_find(k, from->st_dev, from->st_ino), *o;
+	struct owner *src = owner_find(k, from), *o;
 	struct owner space = { 0 };
 
 	if (!src && k->plan->options & OPT_RECORD_BY_PATH) {
@@ -495,9 +549,8 @@ void owner_copy(struct call *c, const struct stat *from, const char *from_guest,
 		if (e)
 			from_entry(src = &space, e);
 	}
-	if (!src && (from->st_mode & S_IFMT) == S_IFDIR)
-		return; /* most directories: no entry, their inode number is the upper's */
-	o = owner_make(k, to);
+	/* Most directories have no entry: their inode number is the upper's. */
+	o = owner_born(k, to, src || (from->st_mode & S_IFMT) != S_IFDIR);
 	if (!o)
 		return;
 	o->origin = from->st_ino;
@@ -506,7 +559,7 @@ void owner_copy(struct call *c, const struct stat *from, const char *from_guest,
 		o->gid = src->gid;
 		o->mode = src->mode;
 		o->rdev = src->rdev;
-		o->flags = src->flags;
+		o->flags |= src->flags & (OWNER_SET | OWNER_MODE);
 	}
 }
 
@@ -517,11 +570,13 @@ uint32_t owner_new(struct call *c, const struct place *p, int fd)
 	struct stat st;
 	struct owner *o;
 
-	if (!has_changes(k) || !(k->plan->options & OPT_OWNERS) || (!k->ids.fsuid && !k->ids.fsgid && group == (uint32_t)-1))
+	bool wanted = k->ids.fsuid || k->ids.fsgid || group != (uint32_t)-1;
+
+	if (!has_changes(k) || !(k->plan->options & OPT_OWNERS) || (!wanted && !any_changes(k)))
 		return group;
 	if (fd >= 0 ? sys_fstat(fd, &st) : sys_fstatat(p->dfd, p->host, &st, AT_SYMLINK_NOFOLLOW))
 		return group;
-	o = owner_make(k, &st);
+	o = owner_born(k, &st, wanted);
 	if (!o)
 		return group;
 	o->uid = k->ids.fsuid;

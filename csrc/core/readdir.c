@@ -196,7 +196,7 @@ long read_merged(struct call *c, int fd, struct place *dir, void *to, size_t n)
 		if (done + d->d_reclen > n)
 			break;
 		d->d_off = last;
-		o = owner_find(k, k->plan->upper_dev, d->d_ino);
+		o = owner_find(k, &(struct stat){ .st_dev = k->plan->upper_dev, .st_ino = d->d_ino, .st_nlink = 1 });
 		if (o && o->origin)
 			d->d_ino = o->origin;
 		if (o && o->flags & OWNER_MODE && o->mode & S_IFMT)

@@ -103,6 +103,22 @@ def test_a_removed_files_owner_is_not_the_next_ones(udk: Udk, box: str) -> None:
     assert udk.ok("run", "--engine", "namespace", box, "sh", "-c", script) == "0\n"
 
 
+@pytest.mark.parametrize("engine", ["trap", "namespace"])
+@pytest.mark.parametrize("make", ["echo x > $i", "mkdir $i", "ln -s x $i", "mknod $i p"])
+def test_what_nobody_forgot_is_not_the_next_files(udk: Udk, box: str, engine: str, make: str) -> None:
+    """A process was killed right after it had removed a file: its entry is there when the inode is given again."""
+    with container(udk, box) as name:
+        inode = sh(udk, engine, name, "echo x > /f; chown 9:9 /f; chmod 4755 /f; stat -c %i /f").strip()
+        [left] = [path for path in udk.scratch.parent.rglob("upper/f") if str(path.lstat().st_ino) == inode]
+        left.unlink()
+        script = f"cd /; for i in $(seq 901 940); do {make}; done; stat -c '%i %u %g %a' 9*"
+        said = [line.split() for line in sh(udk, engine, name, script).splitlines()]
+        if inode not in [line[0] for line in said]:
+            pytest.skip("this file system does not give an inode again")
+        assert {(uid, gid) for _, uid, gid, _ in said} == {("0", "0")}
+        assert len({mode for *_, mode in said}) == 1
+
+
 def test_a_user_namespace_inside_is_the_kernels(udk: Udk, box: str) -> None:
     said = udk(
         "run", "--engine", "namespace", box, "unshare", "-r", "sh", "-c", "id -u; cat /proc/self/uid_map"

@@ -510,3 +510,60 @@ CASE(a_signal_to_everybody)
 	CHECK(wait_status(p) == 0 && !urgent);
 	FAILS(kill(-1, 65), EINVAL);
 }
+
+/* While others make and remove files: the next file with an inode is not what the last one was. */
+CASE(inodes_given_again)
+{
+	enum { WORKERS = 3, FILES = 1500 };
+	pid_t workers[WORKERS];
+
+	need_root();
+	CHECK(!mkdir("mine", 0755) && !chown("mine", 77, 78));
+	for (int w = 0; w < WORKERS; w++) {
+		workers[w] = fork();
+		if (workers[w])
+			continue;
+		const int root = w == WORKERS - 1; /* one has nothing of its own to note, but for set-id bits */
+		struct stat s;
+
+		CHECK(root || (!setgid(78) && !setuid(77)));
+		CHECK(!chdir("mine"));
+		for (int i = 0; i < FILES; i++) {
+			char file[32], dir[32], moved[32];
+			int fd;
+
+			sprintf(file, "f%d.%d", w, i), sprintf(moved, "m%d.%d", w, i % 4), sprintf(dir, "d%d.%d", w, i);
+			CHECK((fd = open(file, O_WRONLY | O_CREAT, 0644)) >= 0 && !mkdir(dir, 0755));
+			CHECK(!fstat(fd, &s) && s.st_uid == (root ? 0 : 77) && (s.st_mode & 07777) == 0644);
+			CHECK(!stat(dir, &s) && s.st_uid == (root ? 0 : 77) && (s.st_mode & 07777) == 0755);
+			CHECK(!fchmod(fd, 04711) && !futimens(fd, NULL) && !close(fd) && !rename(file, moved));
+			CHECK(!stat(moved, &s) && s.st_uid == (root ? 0 : 77) && (s.st_mode & 07777) == 04711);
+			CHECK(!rmdir(dir) && (i % 3 || !unlink(moved)));
+		}
+		_exit(0);
+	}
+	for (int w = 0; w < WORKERS; w++)
+		CHECK(wait_status(workers[w]) == 0);
+}
+
+CASE(removed_while_open)
+{
+	struct stat s;
+	pid_t p;
+
+	need_root();
+	CHECK(!mkdir("mine", 0755) && !chown("mine", 77, 78));
+	p = fork();
+	if (!p) {
+		int fd, dir;
+
+		CHECK(!setgid(78) && !setuid(77) && !chdir("mine"));
+		CHECK((fd = open("f", O_RDWR | O_CREAT | O_EXCL, 0644)) >= 0 && !unlink("f"));
+		CHECK(!fstat(fd, &s) && s.st_uid == 77 && s.st_gid == 78 && s.st_nlink == 0);
+		CHECK(!fchmod(fd, 0600) && !futimens(fd, NULL));
+		CHECK(!mkdir("d", 0750) && (dir = open("d", O_RDONLY | O_DIRECTORY)) >= 0 && !rmdir("d"));
+		CHECK(!fstat(dir, &s) && s.st_uid == 77 && (s.st_mode & 07777) == 0750);
+		_exit(0);
+	}
+	CHECK(wait_status(p) == 0);
+}

@@ -43,8 +43,9 @@ static uint64_t shown(const struct call *c, const unsigned long *a, long r)
 		s.size = (st->st_mode & S_IFMT) == S_IFREG ? (uint64_t)st->st_size : 0;
 		return text_hash((const char *)&s, sizeof s);
 	}
-	/* Not socket:[1234] nor, of a file that never had a name, /dir/#1234. */
-	return text && r > 0 && *(const char *)text == '/' && !mem_find((const char *)text, (size_t)r, "/#", 2) ? text_hash((const char *)text, (size_t)r) : 0;
+	/* Not socket:[1234] nor, of a file that never had a name, /dir/#1234, nor the copy of a text of /proc where there is no memfd. */
+	return text && r > 0 && *(const char *)text == '/' && !mem_find((const char *)text, (size_t)r, "/#", 2) &&
+	       !mem_find((const char *)text, (size_t)r, "/plan.", 6) ? text_hash((const char *)text, (size_t)r) : 0;
 }
 
 /* Who runs on this machine is another matter: /proc is listed differently each time. */
