@@ -126,6 +126,13 @@ bool cache_straight(struct core *k, const char *text, size_t n, uint8_t *mount, 
 	return __atomic_load_n(&e->seq, __ATOMIC_RELAXED) == seq;
 }
 
+bool known_directory(struct core *k, const char *text, size_t n)
+{
+	uint8_t mount, kind;
+
+	return text[0] == '/' && cache_straight(k, text, n, &mount, &kind);
+}
+
 /* These are kept with the texts, told from them by the inode's number in the place of the length. */
 static uint64_t below_hash(uint64_t dev, uint64_t ino, const char *text, size_t n)
 {

@@ -306,17 +306,17 @@ static long do_readlink(struct call *c, int dfd, const void *path, void *to, lon
 		}
 		if (!p->raw && c->core->plan->mounts[p->mount].flags & MOUNT_PROC) {
 			r = proc_readlink(c, p, text);
+		} else if (!p->raw && !nameless(p) && known_directory(c->core, p->guest, p->len)) {
+			return -EINVAL;
 		} else {
-			const char *name;
-			int from = near(c->core, p, &name);
-
-			r = sys_readlinkat(from, name, text, GUEST_MAX);
-			if (NEAR_LOST(c->core, r))
-				r = sys_readlinkat(p->dfd, p->host, text, GUEST_MAX);
-			if (p->kind == IN_MERGED && !p->raw && (r == -ENOENT || r == -EINVAL)) {
+			r = near_readlink(c->core, p, text);
+			if (p->kind == IN_MERGED && !p->raw && r == -ENOENT && !(c->core->plan->options & OPT_WHITEOUT_FILE)) {
+				place_host(c, p, LAYER_LOWER); /* nothing hides it */
+				r = near_readlink(c->core, p, text);
+			} else if (p->kind == IN_MERGED && !p->raw && (r == -ENOENT || r == -EINVAL)) {
 				r = lookup(c, p);
 				if (!r)
-					r = sys_readlinkat(p->dfd, p->host, text, GUEST_MAX);
+					r = near_readlink(c->core, p, text);
 			}
 		}
 	}
@@ -457,7 +457,7 @@ long call_chroot(struct call *c)
 	if (judged(k) && may_search(c, p))
 		return -EACCES;
 	if (!privileged(k) || p->raw || p->magic)
-		return -EPERM;
+		return !keeps_bits(k) && sys_faccessat(p->dfd, p->host, X_OK) == -EACCES ? -EACCES : -EPERM;
 	memcpy(k->root, p->guest, p->len);
 	k->root[p->len] = 0;
 	k->root_len = p->len;

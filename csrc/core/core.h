@@ -241,6 +241,7 @@ struct work { /* one call's memory: too large for a guest's signal stack */
 	char link[GUEST_MAX];
 	char text[HOST_MAX];
 	char other[HOST_MAX];
+	char onward[GUEST_MAX]; /* the path that a link stands for */
 	struct place b, c;
 	struct program program;
 };
@@ -291,6 +292,8 @@ void cache_keep_text(struct core *k, uint32_t generation, const char *key, size_
 void cache_keep_inode(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const struct place *p, int inside);
 /* A directory that its own text names without a link, of one layer: what its names are looked up in. False: not sure. */
 bool cache_straight(struct core *k, const char *text, size_t n, uint8_t *mount, uint8_t *kind);
+/* Is what the path names a directory, and no link? False: not sure. */
+bool known_directory(struct core *k, const char *text, size_t n);
 /* The same for a path relative to a directory: the kernel may walk it from there. `what` is what is to be noted of it. */
 bool cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n, struct note *what);
 void cache_keep_below(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const char *text, size_t n, const struct place *p);
@@ -345,7 +348,8 @@ enum { FOLLOW = 1, /* the last name too */
        KEEP_SLASH = 2, /* a trailing slash does not make it followed: for names to be made or removed */
        EMPTY_OK = 4, /* AT_EMPTY_PATH: an empty path is the descriptor itself */
        NAMELESS = 8, /* the place may be without its guest path, where that takes time to know */
-       DIRECTORY = 16 /* must be one, and links are followed: of trailing slashes nothing depends */ };
+       DIRECTORY = 16, /* must be one, and links are followed: of trailing slashes nothing depends */
+       REMEMBERED = 32 /* what the last name leads to will be remembered: who changes that must know */ };
 
 /* Where `path` (a guest pointer) leads from dfd. Without FOLLOW the last name may be a link. Errors are those that
  * the kernel gives for the directories on the way; the last name need not exist. */
@@ -370,6 +374,7 @@ static inline int near(const struct core *k, const struct place *p, const char *
 }
 #define NEAR_LOST(k, r) (((r) == -EBADF || (r) == -ENOTDIR) && roots_lost(k))
 long near_stat(struct core *k, struct place *p); /* lstat of p->host, in p->st */
+long near_readlink(struct core *k, const struct place *p, char *to); /* GUEST_MAX bytes, no NUL behind them */
 static inline enum layer first_layer(const struct place *p)
 {
 	return p->kind == IN_PLAIN ? LAYER_PLAIN : p->kind == IN_LOWER ? LAYER_LOWER : LAYER_UPPER;

@@ -25,7 +25,7 @@ static long find_interpreter(struct call *c, const char *name, size_t n, struct 
 		p->raw = p->self = p->slash = p->mounted = p->direct = p->magic = false;
 		return lookup(c, p);
 	}
-	r = find_text(c, AT_FDCWD, name, FOLLOW, p);
+	r = find_text(c, AT_FDCWD, name, FOLLOW | REMEMBERED, p);
 	if (!r && !p->raw && !p->mounted && k->plan->mounts[p->mount].flags & MOUNT_CACHE)
 		cache_keep_text(k, generation, key, n + 1, p, 0);
 	return r;

@@ -86,6 +86,15 @@ long near_stat(struct core *k, struct place *p)
 	return NEAR_LOST(k, r) ? sys_fstatat(p->dfd, p->host, &p->st, AT_SYMLINK_NOFOLLOW) : r;
 }
 
+long near_readlink(struct core *k, const struct place *p, char *to)
+{
+	const char *name;
+	int dfd = near(k, p, &name);
+	long r = sys_readlinkat(dfd, name, to, GUEST_MAX);
+
+	return NEAR_LOST(k, r) ? sys_readlinkat(p->dfd, p->host, to, GUEST_MAX) : r;
+}
+
 long lookup(struct call *c, struct place *p)
 {
 	long r;
@@ -224,39 +233,79 @@ static long quick(struct call *c, int dfd, const char *path, size_t n, unsigned 
 		p->direct = false;
 		place_host(c, p, first_layer(p));
 	}
+	if (flags & REMEMBERED)
+		bloom_add(k, name, len);
 	return 1;
+}
+
+/* What the link at p (found) stands for, in w->onward; its length. The link's directory is known: there is no need to walk
+ * there again. */
+static long lead_on(struct call *c, int *dfd, const struct place *p)
+{
+	char *to = c->w->onward;
+	size_t dir = 0;
+	long n;
+
+	if (++c->hops > MAX_LINKS)
+		return -ELOOP;
+	n = near_readlink(c->core, p, c->w->link);
+	if (n <= 0)
+		return n ? n : -ENOENT;
+	if (!p->raw) {
+		*dfd = AT_FDCWD;
+		for (dir = c->w->link[0] == '/' ? 0 : p->len; dir && p->guest[dir - 1] != '/';)
+			dir--;
+	}
+	if (dir + (size_t)n >= GUEST_MAX)
+		return -ENAMETOOLONG;
+	memcpy(to, p->guest, dir);
+	memcpy(to + dir, c->w->link, (size_t)n);
+	to[dir + (size_t)n] = 0;
+	return (long)dir + n;
 }
 
 long resolve_text(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
 {
+	const struct core *k = c->core;
+	const char *text = path;
+	size_t len = n;
+	int from = dfd;
+	bool led = false;
 	long r;
 
-	if (n == 0)
-		return -ENOENT;
-	r = c->how ? 0 : quick(c, dfd, path, n, flags, p);
-	if (r < 0)
-		return r;
-	if (r && (!(flags & FOLLOW) || p->mounted))
-		return 0;
-	if (r && !p->raw) {
-		r = lookup(c, p);
-		if (r == -EACCES)
-			return walk_from_below(c, dfd, path, n, flags, p);
-		if (r || (p->st.st_mode & S_IFMT) != S_IFLNK)
-			return r == -ENOENT ? 0 : r;
-	}
-	if (r) { /* raw: a link is followed by its text */
-		r = sys_fstatat(p->dfd, p->host, &p->st, AT_SYMLINK_NOFOLLOW);
-		if (r || (p->st.st_mode & S_IFMT) != S_IFLNK)
-			return 0;
-		if (++c->hops > MAX_LINKS)
-			return -ELOOP;
-		r = sys_readlinkat(p->dfd, p->host, c->w->link, GUEST_MAX - 1);
+	for (;;) {
+		if (!len)
+			return -ENOENT;
+		r = c->how ? 0 : quick(c, from, text, len, flags, p);
 		if (r < 0)
-			return r;
-		c->w->link[r] = 0;
-		return resolve_text(c, dfd, c->w->link, (size_t)r, flags, p);
+			break;
+		if (!r) {
+			r = walk(c, from, text, len, flags, p);
+			break;
+		}
+		if (!(flags & FOLLOW) || p->mounted)
+			return 0;
+		r = p->raw ? sys_fstatat(p->dfd, p->host, &p->st, AT_SYMLINK_NOFOLLOW) : lookup(c, p);
+		if (r == -EACCES && !p->raw) {
+			r = walk_from_below(c, from, text, len, flags, p);
+			break;
+		}
+		if (r || (p->st.st_mode & S_IFMT) != S_IFLNK)
+			return r == -ENOENT || p->raw ? 0 : r;
+		if (!p->raw && (nameless(p) || k->root_len || judged(k) || k->plan->mounts[p->mount].flags & MOUNT_PROC)) {
+			r = walk(c, from, text, len, flags, p);
+			break;
+		}
+		led = true;
+		r = lead_on(c, &from, p);
+		if (r < 0)
+			break;
+		text = c->w->onward;
+		len = (size_t)r;
 	}
+	if (!led || (r != -EACCES && r != -ENAMETOOLONG))
+		return r;
+	c->hops = 0; /* the path as given may lead to where that of its directory does not */
 	return walk(c, dfd, path, n, flags, p);
 }
 

@@ -14,6 +14,7 @@ struct walk {
 	int links;
 	uint32_t generation;
 	bool keep;      /* the directory part as given may be remembered */
+	bool all;       /* where the last name leads, too */
 };
 
 static void to_root(const struct call *c, struct place *p)
@@ -60,8 +61,6 @@ static long splice(struct call *c, struct walk *w, struct place *p, const char *
 static long follow(struct call *c, struct walk *w, struct place *p, bool last)
 {
 	char *link = c->w->link;
-	const char *name;
-	int from;
 	long r;
 
 	if (c->how & RESOLVE_NO_SYMLINKS)
@@ -75,13 +74,9 @@ static long follow(struct call *c, struct walk *w, struct place *p, bool last)
 			return r ? r : 1;
 		return splice(c, w, p, link, (size_t)r);
 	}
-	from = near(c->core, p, &name);
-	r = sys_readlinkat(from, name, link, GUEST_MAX - 1);
-	if (NEAR_LOST(c->core, r))
-		r = sys_readlinkat(p->dfd, p->host, link, GUEST_MAX - 1);
+	r = near_readlink(c->core, p, link);
 	if (r < 0)
 		return r;
-	link[r] = 0;
 	return splice(c, w, p, link, (size_t)r);
 }
 
@@ -156,10 +151,10 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 			p->kind = IN_MERGED;
 		return 0;
 	}
-	if (k->plan->mounts[p->mount].flags & MOUNT_CACHE)
-		bloom_add(k, name, n);
-	else
+	if (!(k->plan->mounts[p->mount].flags & MOUNT_CACHE))
 		w->keep = false;
+	else if (!last || w->all) /* else nothing is remembered that went through it: files come and go */
+		bloom_add(k, name, n);
 	if (last && !follow_it)
 		return 1;
 	if (!last && !k->root_len && !c->how && !judged(k) && k->plan->mounts[p->mount].flags & MOUNT_CACHE &&
@@ -348,7 +343,7 @@ static long walk_on(struct call *c, const char *left, unsigned flags, struct pla
 static long walk_names(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
 {
 	struct core *k = c->core;
-	struct walk w = { .rest = c->w->rest, .generation = k->plan->generation, .keep = !k->root_len && !c->how && !judged(k) };
+	struct walk w = { .rest = c->w->rest, .links = c->hops, .generation = k->plan->generation, .keep = !k->root_len && !c->how && !judged(k), .all = flags & REMEMBERED };
 	bool absolute = path[0] == '/';
 	char *joined = c->w->key;
 	const char *key = path; /* of the directory part */

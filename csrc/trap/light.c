@@ -194,7 +194,7 @@ static bool light_readlink(int fd, unsigned long path, unsigned long to, unsigne
 
 	if (!placed(&l, fd, path))
 		return false;
-	*r = SC4(__NR_readlinkat, l.dfd, l.name, to, size);
+	*r = known_directory(&self.core, l.text, strlen(l.text)) ? -EINVAL : SC4(__NR_readlinkat, l.dfd, l.name, to, size);
 	return !unsure(*r);
 }
 
