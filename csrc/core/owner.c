@@ -167,10 +167,12 @@ struct owner *owner_born(struct core *k, const struct stat *st, bool wanted)
 
 	if (!wanted && (!any_changes(k) || st->st_dev != k->plan->upper_dev || !(*owned_word(k, st->st_ino, &bit) & bit) || !changes_of(k)))
 		return NULL;
-	o = wanted ? owner_make(k, st) : probe(k->changes->owners, k->changes->slots, 0, st->st_ino);
+	o = wanted ? owner_make(k, st) : NULL;
 	if (o)
-		renew(o, wanted ? 0 : OWNER_GONE);
-	return wanted ? o : NULL;
+		renew(o, 0);
+	while (!wanted && (o = probe(k->changes->owners, k->changes->slots, 0, st->st_ino))) /* two may have made one at once */
+		renew(o, OWNER_GONE);
+	return o;
 }
 
 struct leaving owner_leaving(struct core *k, const struct stat *st)
