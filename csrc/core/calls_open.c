@@ -143,7 +143,8 @@ static long open_read(struct call *c, int dfd, const void *path, long flags, str
 		if (p->kind == IN_MERGED && !p->raw && !p->self) {
 			struct stat st;
 
-			if (r == -ENOENT && lower_has(c, p, &st)) {
+			/* Nothing there hides the lower's, but for a file beside it. */
+			if (r == -ENOENT && (!(c->core->plan->options & OPT_WHITEOUT_FILE) || lower_has(c, p, &st))) {
 				place_host(c, p, LAYER_LOWER);
 				r = host_open(c, p, flags | O_NOFOLLOW, 0);
 			} else if (r == -ENXIO || r == -EACCES || r == -ENOTDIR) {
