@@ -409,6 +409,9 @@ static long walk_names(struct call *c, int dfd, const char *path, size_t n, unsi
 		if (name[0] == '.' && end - name == 1) {
 			p->slash = false;
 			p->dot = last;
+			r = last ? closed(c, p) : 0; /* else the next name tells */
+			if (r)
+				return r;
 			continue;
 		}
 		if (name[0] == '.' && name[1] == '.' && end - name == 2) {

@@ -224,3 +224,42 @@ CASE(made_without_bits)
 	FAILS(open("/lower/special/lowerfile", O_RDONLY), EACCES);
 	CHECK(chmod("d", 0700) == 0 && mkdir("d/e", 0) == 0 && rmdir("d/e") == 0 && chmod("f", 0400) == 0 && same("f", "x"));
 }
+
+/* To an ordinary user a directory without x is closed for all that is looked up in it, whatever was known before. */
+CASE(nothing_leads_through_a_closed_directory)
+{
+	struct stat s;
+	int here = open(".", O_RDONLY | O_DIRECTORY);
+	if (!getuid())
+		return;
+	CHECK(here >= 0 && mkdir("d", 0755) == 0 && mkdir("d/e", 0755) == 0);
+	put("d/e/f", "x");
+	CHECK(there("d/.") && there("d/..") && there("d/e/f") && there("d/e/../e/f") && there("d/e/../.."));
+	CHECK(chmod("d", 0644) == 0 && stat("d", &s) == 0);
+	FAILS(stat("d/.", &s), EACCES);
+	FAILS(stat("d/..", &s), EACCES);
+	FAILS(stat("d/../d", &s), EACCES);
+	FAILS(stat("d/e/f", &s), EACCES);
+	FAILS(open("d/e/f", O_RDONLY), EACCES);
+	CHECK(chmod("d", 0755) == 0 && same("d/e/f", "x"));
+	CHECK(chdir("d") == 0 && chmod(".", 0) == 0);
+	FAILS(stat(".", &s), EACCES);
+	FAILS(stat("..", &s), EACCES);
+	FAILS(stat("e/f", &s), EACCES);
+	FAILS(chmod("./.", 0755), EACCES);
+	CHECK(fchdir(here) == 0 && chmod("d", 0755) == 0 && same("d/e/f", "x"));
+	/* with a mount point in it */
+	CHECK(stat("/rw", &s) == 0 && there("/rw/nested") && chmod("/rw", 0600) == 0);
+	FAILS(stat("/rw/nested", &s), EACCES);
+	FAILS(open("/rw/nested", O_RDONLY), EACCES);
+	CHECK(chmod("/rw", 0755) == 0 && there("/rw/nested"));
+	/* in both layers, where the image's directories are his */
+	put("/lower/special/new", "new");
+	CHECK(there("/lower/special/lowerfile"));
+	if (chmod("/lower/special", 0600) == 0) {
+		FAILS(stat("/lower/special/lowerfile", &s), EACCES);
+		FAILS(stat("/lower/special/new", &s), EACCES);
+		CHECK(chmod("/lower/special", 0755) == 0);
+	}
+	CHECK(same("/lower/special/new", "new") && unlink("/lower/special/new") == 0);
+}
