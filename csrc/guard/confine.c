@@ -251,7 +251,7 @@ bool confine_descriptors(const struct plan *p, struct failure *f)
 	}
 	if (SC3(__NR_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC_) < 0 && !mark_each())
 		return fail(f, FAIL_UDK, "--confine: the inherited descriptors cannot be listed");
-	for (size_t i = 0; i < p->n_kept; i++)
+	for (size_t i = 0; i < p->n_kept && !p->gate; i++) /* else they go through it */
 		sys_fcntl(p->kept[i], F_SETFD, 0);
 	return true;
 }

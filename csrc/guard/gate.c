@@ -73,15 +73,18 @@ static long open_socket(const char *path, bool listens)
 	return r < 0 ? r : fd;
 }
 
-/* What the caller's descriptors are: those that are not closed on exec. */
-static void list_streams(struct hello *h, int *fds, bool only_standard)
+/* What the caller's descriptors are: those that are not closed on exec; of a confined run, the standard ones and ours. */
+static void list_streams(struct hello *h, int *fds, const struct plan *p)
 {
 	static char entries[8192];
-	long got, dir = only_standard ? -1 : sys_open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+	const bool few = p->confine & CONFINE_FDS;
+	long got, dir = few ? -1 : sys_open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
 
 	for (int fd = 0; fd < 3; fd++)
 		if (sys_fcntl(fd, F_GETFD, 0) == 0)
 			h->numbers[h->n++] = fd;
+	for (size_t i = 0; few && i < p->n_kept; i++)
+		h->numbers[h->n++] = p->kept[i];
 	while (dir >= 0 && (got = sys_getdents64((int)dir, entries, sizeof entries)) > 0)
 		for (long at = 0; at < got;) {
 			struct linux_dirent64 *d = (void *)(entries + at);
@@ -105,9 +108,9 @@ long gate_listen(struct gate *g, const char *path)
 }
 
 /* Somebody has connected: gives it what the caller gave. */
-long gate_accept(struct gate *g, sigmask ignored, bool only_standard)
+long gate_accept(struct gate *g, const struct plan *p)
 {
-	struct hello h = { .ignored = ignored, .umask = (uint32_t)sys_umask(0) };
+	struct hello h = { .ignored = p->ignored_signals, .umask = (uint32_t)sys_umask(0) };
 	struct rights rights = { .level = SOL_SOCKET_, .type = SCM_RIGHTS_ };
 	struct message m = { .kind = MSG_STREAMS };
 	struct kiovec iov = { &m, offsetof(struct message, text) + sizeof h };
@@ -125,7 +128,7 @@ long gate_accept(struct gate *g, sigmask ignored, bool only_standard)
 	for (int sig = 1; sig <= 64; sig++)
 		if (sys_sigaction(sig, NULL, &old) >= 0 && old.handler == SIG_IGN)
 			h.ignored |= SIGBIT(sig);
-	list_streams(&h, rights.fds, only_standard);
+	list_streams(&h, rights.fds, p);
 	rights.length = offsetof(struct rights, fds) + (size_t)h.n * sizeof(int);
 	header.control_length = h.n ? (rights.length + 7) & ~7UL : 0;
 	memcpy(m.text, &h, sizeof h);

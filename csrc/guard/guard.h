@@ -102,7 +102,7 @@ struct gate {
 	int pending[MAX_PENDING], n_pending; /* signals that came before */
 };
 long gate_listen(struct gate *g, const char *path);
-long gate_accept(struct gate *g, sigmask ignored, bool only_standard);
+long gate_accept(struct gate *g, const struct plan *p);
 long gate_enter(const char *path);
 long gate_silence(const char *log);
 void gate_failure(const char *program, const char *log, int status, struct failure *f);

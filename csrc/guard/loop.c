@@ -157,7 +157,7 @@ void guard_gate_messages(struct guard *g)
 	struct message m;
 	int fd;
 
-	if (gate->listening >= 0 && gate_accept(gate, g->plan.ignored_signals, g->plan.confine & CONFINE_FDS) >= 0) {
+	if (gate->listening >= 0 && gate_accept(gate, &g->plan) >= 0) {
 		g->outcome.ran = true;
 		close_all_but((const int[]){ 2, g->socket, g->signals, gate->fd, g->plan.last_out, g->plan.share, g->plan.hold[0], g->plan.hold[1] }, 8);
 	}

@@ -50,6 +50,18 @@ def test_identity_is_fake_and_the_images(udk: Udk, box: str, engine: str, runtim
     assert said[:4] == ["-rwsr-xr-x 1 2", "lrwxrwxrwx 3 4", "crw-r--r-- 0 0", "1000 1000"]
 
 
+@pytest.mark.parametrize("engine, runtime", [("namespace", ""), ("R2", "runc"), ("R3", "crun")])
+def test_it_is_there_in_confinement(udk: Udk, box: str, engine: str, runtime: str) -> None:
+    if runtime:
+        require(runtime)
+    script = "echo x > /f && chown 1:2 /f && stat -c '%u %g' /f && su ann -c 'id -u'; ls /proc/self/fd"
+    run = ("run", "--engine", engine, "--confine", box, "sh", "-c", script)
+    if "Landlock" in udk("run", "--engine", "namespace", "--confine", box, "true").error:
+        pytest.skip("no Landlock here")
+    said = udk.ok(*run, env={"UDK_OCI_RUNTIME": runtime or None}).split("\n")
+    assert said[:2] == ["1 2", "1000"] and said[2:-1] == ["0", "1", "2", "3"]
+
+
 def test_it_can_be_switched_off(udk: Udk, box: str) -> None:
     said = udk.ok(
         "run", "--engine", "namespace", box, "stat", "-c", "%u", "/home/ann", env={"UDK_IDENTITY": "0"}
@@ -106,7 +118,7 @@ def test_a_removed_files_owner_is_not_the_next_ones(udk: Udk, box: str) -> None:
 @pytest.mark.parametrize("engine", ["trap", "namespace"])
 @pytest.mark.parametrize("make", ["echo x > $i", "mkdir $i", "ln -s x $i", "mknod $i p"])
 def test_what_nobody_forgot_is_not_the_next_files(udk: Udk, box: str, engine: str, make: str) -> None:
-    """A process was killed right after it had removed a file: its entry is there when the inode is given again."""
+    """A process was killed right after it had removed a file: its entry is still there."""
     with container(udk, box) as name:
         inode = sh(udk, engine, name, "echo x > /f; chown 9:9 /f; chmod 4755 /f; stat -c %i /f").strip()
         [left] = [path for path in udk.scratch.parent.rglob("upper/f") if str(path.lstat().st_ino) == inode]

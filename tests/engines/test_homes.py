@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -45,12 +46,11 @@ def kill_all_at_once(guard: subprocess.Popen[bytes]) -> None:
     for _ in range(2):  # the second time those that were forked meanwhile
         found = descendants(guard.pid)
         for pid in found:
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
     for pid in found:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     guard.wait()
 
 

@@ -129,8 +129,7 @@ class OuterEngine(Engine):
 
 
 def layered(spec: RunSpec) -> bool:
-    # a confined container gets no descriptors
-    return spec.engine != "R1" and not spec.confine and identity.wanted(spec)
+    return spec.engine != "R1" and identity.wanted(spec)
 
 
 def normal(path: str) -> str:

@@ -213,6 +213,9 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
         fds = [*layer.fds, os.open(layer.loader(), os.O_PATH | os.O_CLOEXEC)]
         inner += [("loader", f"/proc/self/fd/{fds[-1]}", str(len(layer.words)))]
         inner += [("anchor", f"{_INIT}/layer")]
+        if spec.confine:
+            inner += [("keep-fd", str(fd)) for fd in layer.fds]
+            plan += [("keep-fd", str(fd)) for fd in fds]
         plan += [*layer.held.ops, *((("xino",),) if layer.xino else ())]
         fds += layer.held.fds
         os.mkdir(f"{home}/in/layer")
