@@ -19,14 +19,6 @@ void touch_memory(void)
 	SC3(__NR_madvise, data, DOWN((unsigned long)(&self.slots[0].rest + 1) - data), 23 /* MADV_POPULATE_WRITE */);
 }
 
-/* A forked child that makes a call that is for us makes more of them, or executes a program: that takes most of these pages. */
-static void touch_slot(void)
-{
-	unsigned long from = DOWN((unsigned long)&self.core), to = DOWN((unsigned long)&self.slots[1]);
-
-	SC3(__NR_madvise, from, to - from, 23 /* MADV_POPULATE_WRITE */);
-}
-
 void own_memory_init(void)
 {
 	self.lent = -1;
@@ -78,7 +70,6 @@ bool own_memory(void)
 		return false;
 	}
 	self.whose[0] = self.pid = pid;
-	touch_slot();
 	if (lent && LENDS && !self.eager && self.core.notes)
 		self.lent = 0;
 	return true;
