@@ -8,7 +8,7 @@
  */
 #include "trap/trap.h"
 
-#define HOT 5
+#define HOT 3
 #define REACH 0x70000000L
 #define ARENA 16384
 #define TRAMPOLINE 32
