@@ -81,7 +81,7 @@ static void remove_below(int dirfd, const char *name)
 	char buf[8192];
 	long n;
 
-	if (fd < 0 && !sys_fchmodat(dirfd, name, 0700))
+	if (fd == -EACCES && !sys_fchmodat(dirfd, name, 0700))
 		fd = (int)sys_openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW, 0);
 	if (fd < 0) {
 		if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP)
