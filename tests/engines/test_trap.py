@@ -218,3 +218,25 @@ def test_system_calls_of_a_hot_path(shell: Box, tmp_path: Path, directory: str, 
     )
     assert sum(map(is_host_call, last)) - sum(map(is_host_call, first)) == 100
     assert sum("SIGSYS" in line for line in last) - sum("SIGSYS" in line for line in first) == 0
+
+
+@needs("busybox", "strace")
+def test_temporary_files_unsettle_nothing(shell: Box, tmp_path: Path) -> None:
+    """A file that was looked at and goes: the directories that others know are not walked anew."""
+    (Path(shell.lower) / "etc" / "sub").mkdir(exist_ok=True)
+    (Path(shell.lower) / "etc" / "sub" / "f").touch()
+    again = "echo x >/tmp/t; test -e /tmp/t; test -e /tmp/t; rm /tmp/t; test -e /etc/sub/f; "
+    first, last = (traced(shell, tmp_path / f"log{n}", "mkdir -p /tmp; " + again * n) for n in (20, 40))
+    looks = [sum("etc/sub" in line for line in log if is_host_call(line)) for log in (first, last)]
+    assert looks[1] - looks[0] == 20
+
+
+@needs("busybox", "strace")
+def test_what_is_known_as_a_directory_is_no_link(shell: Box, tmp_path: Path) -> None:
+    (Path(shell.lower) / "etc" / "sub").mkdir(exist_ok=True)
+    (Path(shell.lower) / "etc" / "sub" / "f").touch()
+    script = "test -e /etc/sub/f; i=0; while [ $i -lt {} ]; do readlink /etc/sub; i=$((i+1)); done; true"
+    first, last = (traced(shell, tmp_path / f"log{n}", script.replace("{}", str(n))) for n in (20, 40))
+    links = [[line for line in log if "readlinkat" in line and is_host_call(line)] for log in (first, last)]
+    asked = [sum("etc/sub" in line for line in lines) for lines in links]
+    assert asked == [0, 0]
