@@ -516,6 +516,8 @@ extern const struct entry identity_table[];
 extern const long identity_table_size;
 long identity_call(struct call *c);
 void identity_show(struct core *k, struct stat *st);
+/* May the inode that overlayfs shows be that of a file of the lower tree? Never without the layer. */
+bool shows_lower(const struct core *k, const struct stat *st);
 
 /* Used across files. */
 long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct place *p); /* calls_names.c */

@@ -17,7 +17,13 @@ bool in_root(const struct core *k, const struct stat *st)
 	return st->st_dev == k->plan->upper_dev && has_changes(k);
 }
 
-static bool shows_lower(const struct core *k, const struct stat *st)
+bool shows_lower(const struct core *k, const struct stat *st)
+{
+	return k->plan->options & OPT_IDENTITY && (!(k->plan->options & OPT_XINO) || st->st_ino & LOWER_BIT);
+}
+
+/* Surely. */
+static bool marked_lower(const struct core *k, const struct stat *st)
 {
 	return k->plan->options & OPT_XINO && st->st_ino & LOWER_BIT;
 }
@@ -29,16 +35,16 @@ struct owner *changed_entry(struct core *k, const struct stat *st)
 
 	if (!any_changes(k) || !in_root(k, st))
 		return NULL;
-	if (!shows_lower(k, st))
+	if (!marked_lower(k, st))
 		o = owner_change(k, DEV_UPPER, st->st_ino, st->st_nlink, false);
-	return o ? o : owner_change(k, DEV_LOWER, st->st_ino & ~LOWER_BIT, st->st_nlink, false);
+	return o || !shows_lower(k, st) ? o : owner_change(k, DEV_LOWER, st->st_ino & ~LOWER_BIT, st->st_nlink, false);
 }
 
 static struct owner *entry_of(struct core *k, const struct stat *st)
 {
 	struct owner *o = changed_entry(k, st);
 
-	if (o || !in_root(k, st) || (k->plan->options & OPT_XINO && !(st->st_ino & LOWER_BIT)))
+	if (o || !in_root(k, st) || !shows_lower(k, st))
 		return o;
 	return owner_of_image(k, st->st_ino & ~LOWER_BIT);
 }
@@ -108,10 +114,10 @@ bool entries_of(struct call *c, int fd, const struct owner *before, struct entri
 	ino = st.st_ino & ~LOWER_BIT;
 	e->shown = NULL;
 	if (!in_upper(c, fd, &upper)) {
-		e->own = owner_change(k, shows_lower(k, &st) ? DEV_LOWER : DEV_UPPER, ino, true, true);
+		e->own = owner_change(k, marked_lower(k, &st) ? DEV_LOWER : DEV_UPPER, ino, true, true);
 	} else {
 		e->own = owner_change(k, DEV_UPPER, upper.st_ino, true, true);
-		if (upper.st_ino != ino || shows_lower(k, &st)) {
+		if (upper.st_ino != ino || marked_lower(k, &st)) {
 			e->shown = owner_change(k, DEV_LOWER, ino, true, true);
 			if (e->own && (st.st_mode & S_IFMT) != S_IFDIR)
 				e->own->origin = ino;

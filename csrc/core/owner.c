@@ -181,11 +181,11 @@ struct leaving owner_leaving(struct core *k, const struct stat *st)
 
 	if (!any_changes(k) || st->st_dev != k->plan->upper_dev || !changes_of(k) || (st->st_nlink > 1 && (st->st_mode & S_IFMT) != S_IFDIR))
 		return l;
-	for (int i = 0; i < 2; i++) { /* the second: identity.c */
-		struct owner *o = probe(k->changes->owners, k->changes->slots, (uint64_t)i, st->st_ino & ~(i ? LOWER_BIT : 0));
-		if (o)
-			l.entry[i] = o, l.turn[i] = o->flags & ~(uint32_t)OWNER_BITS;
-	}
+	l.entry[0] = probe(k->changes->owners, k->changes->slots, 0, st->st_ino);
+	if (shows_lower(k, st))
+		l.entry[1] = probe(k->changes->owners, k->changes->slots, 1, st->st_ino & ~LOWER_BIT);
+	for (int i = 0; i < 2; i++)
+		l.turn[i] = l.entry[i] ? l.entry[i]->flags & ~(uint32_t)OWNER_BITS : 0;
 	return l;
 }
 

@@ -92,6 +92,41 @@ static void owners(void)
 	k.ids = (struct ids){ 0 };
 }
 
+static bool noted(uint64_t dev, uint64_t ino)
+{
+	return owner_change(&k, dev, ino, true, false) != NULL;
+}
+
+/* With the layers on two devices two inodes have one number. What goes is one of them. */
+static void inodes_of_two_devices(void)
+{
+	enum { UPPER, LOWER, INO = 1000000007 };
+	struct stat st = { .st_dev = k.plan->upper_dev, .st_ino = INO, .st_nlink = 1, .st_mode = S_IFREG };
+	const unsigned options = k.plan->options;
+	struct leaving leaving;
+
+	for (int i = 0; i < 4; i++) { /* the path-level union; overlayfs: one device, two and of the upper, of the lower */
+		k.plan->options = options | (i ? OPT_IDENTITY : 0) | (i > 1 ? OPT_XINO : 0);
+		st.st_ino = i == 3 ? INO | LOWER_BIT : INO;
+		owner_change(&k, UPPER, INO, true, true)->flags |= OWNER_SET;
+		owner_change(&k, LOWER, INO, true, true)->flags |= OWNER_SET;
+		leaving = owner_leaving(&k, &st);
+		IS(1, noted(UPPER, INO) && noted(LOWER, INO));
+		owner_left(&leaving);
+		IS(i == 3, noted(UPPER, INO));
+		IS(i == 0 || i == 2, noted(LOWER, INO));
+		/* The next file with that inode has it before the last one's owner is marked. */
+		leaving = owner_leaving(&k, &st);
+		owner_born(&k, &st, true)->flags |= OWNER_SET;
+		owner_left(&leaving);
+		IS(1, noted(UPPER, st.st_ino));
+		st.st_ino = INO;
+		IS(1, owner_born(&k, &st, false) == NULL);
+		IS(0, noted(UPPER, INO));
+	}
+	k.plan->options = options;
+}
+
 static void refused(void)
 {
 	IS(-ENOSYS, CALL(clone3, 0UL));
@@ -254,6 +289,7 @@ int main(int argc, char **argv, char **envp)
 	paths();
 	layers();
 	owners();
+	inodes_of_two_devices();
 	refused();
 	image_untouched();
 	image_gets_no_names();
