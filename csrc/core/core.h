@@ -442,7 +442,7 @@ static inline bool recorded(const struct core *k, const struct place *p)
 }
 static inline bool any_changes(const struct core *k) { return k->plan->any_changes; }
 
-/* ---- owner.c ------------------------------------------------------------------------------------------ */
+/* ---- owner.c, entries.c, record.c ---------------------------------------------------------------------- */
 
 struct owner *owner_find(struct core *k, const struct stat *st);
 /* Finds or makes the entry of a file of the upper (or of a bind). NULL: the table is full. */

@@ -132,6 +132,21 @@ def layered(spec: RunSpec) -> bool:
     return spec.engine != "R1" and identity.wanted(spec)
 
 
+def through_gate(
+    spec: RunSpec, layer: identity.Layer, init: str
+) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]], list[int]]:
+    """What the identity layer asks of the init inside, whose directory is ``init``, and of the namespaces around
+    the runtime; and the descriptors, which come through the gate under their numbers. Raises OSError."""
+    fds = [*layer.fds, os.open(layer.loader(), os.O_PATH | os.O_CLOEXEC)]
+    inner: list[tuple[str, ...]] = [("loader", f"/proc/self/fd/{fds[-1]}", str(len(layer.words)))]
+    inner.append(("anchor", f"{init}/layer"))
+    outer = [*layer.held.ops, *([("xino",)] if layer.xino else [])]
+    if spec.confine:
+        inner += [("keep-fd", str(fd)) for fd in layer.fds]
+        outer += [("keep-fd", str(fd)) for fd in fds]
+    return inner, outer, [*fds, *layer.held.fds]
+
+
 def normal(path: str) -> str:
     return os.path.normpath("/" + path.lstrip("/"))
 

@@ -14,7 +14,7 @@ import os
 from udk.engines import identity
 from udk.engines.base import Launch
 from udk.engines.namespace import _KEPT_CAPABILITIES as KEPT
-from udk.engines.outer import OuterEngine, inner_plan, layered, normal, staged_root
+from udk.engines.outer import OuterEngine, inner_plan, layered, normal, staged_root, through_gate
 from udk.engines.plan import encode
 from udk.errors import EngineError, UdkError
 
@@ -222,17 +222,9 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
     plan = staged_root(spec)
     fds: list[int] = []
     if layer:
-        # descriptors come through the gate under their numbers
-        fds = [*layer.fds, os.open(layer.loader(), os.O_PATH | os.O_CLOEXEC)]
-        inner += [("loader", f"/proc/self/fd/{fds[-1]}", str(len(layer.words)))]
-        inner += [("anchor", f"{dev}/{_INIT}/layer")]
-        if spec.confine:
-            inner += [("keep-fd", str(fd)) for fd in layer.fds]
-            plan += [("keep-fd", str(fd)) for fd in fds]
-        plan += layer.held.ops
-        fds += layer.held.fds
-        if layer.xino:
-            plan.append(("xino",))
+        within, around, fds = through_gate(spec, layer, f"{dev}/{_INIT}")
+        inner += within
+        plan += around
     with open(f"{home}/plan", "wb") as plan_file:
         plan_file.write(encode(inner))
     with open(f"{home}/bundle/config.json", "w", encoding="utf-8") as f:

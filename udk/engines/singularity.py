@@ -18,7 +18,7 @@ import shutil
 
 from udk.engines import identity
 from udk.engines.base import Launch
-from udk.engines.outer import OuterEngine, inner_plan, layered, normal, staged_root
+from udk.engines.outer import OuterEngine, inner_plan, layered, normal, staged_root, through_gate
 from udk.engines.plan import encode
 from udk.errors import EngineError, EngineUnavailableError, UdkError
 
@@ -209,15 +209,10 @@ def _launch(spec: RunSpec, home: str, runtime: str, dry: bool = False) -> Launch
         words += ["--config", f.name]
         layer = identity.Layer(spec) if not dry and layered(spec) else None
     inner = inner_plan(spec, dry, ids, before=layer.words if layer else ())
-    if layer:  # as in the runc engine; its descriptors come through the gate
-        fds = [*layer.fds, os.open(layer.loader(), os.O_PATH | os.O_CLOEXEC)]
-        inner += [("loader", f"/proc/self/fd/{fds[-1]}", str(len(layer.words)))]
-        inner += [("anchor", f"{_INIT}/layer")]
-        if spec.confine:
-            inner += [("keep-fd", str(fd)) for fd in layer.fds]
-            plan += [("keep-fd", str(fd)) for fd in fds]
-        plan += [*layer.held.ops, *((("xino",),) if layer.xino else ())]
-        fds += layer.held.fds
+    if layer:
+        within, around, fds = through_gate(spec, layer, _INIT)
+        inner += within
+        plan += around
         os.mkdir(f"{home}/in/layer")
     with open(f"{home}/in/plan", "wb") as file:
         file.write(encode([("through", f"{_INIT}/gate"), *inner]))
