@@ -136,7 +136,7 @@ def through_gate(
     spec: RunSpec, layer: identity.Layer, init: str
 ) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]], list[int]]:
     """What the identity layer asks of the init inside, whose directory is ``init``, and of the namespaces
-    around the runtime; and the descriptors, which come through the gate under their numbers. Raises OSError."""
+    around the runtime; and the descriptors, which come through the gate as they are. Raises OSError."""
     fds = [*layer.fds, os.open(layer.loader(), os.O_PATH | os.O_CLOEXEC)]
     inner: list[tuple[str, ...]] = [("loader", f"/proc/self/fd/{fds[-1]}", str(len(layer.words)))]
     inner.append(("anchor", f"{init}/layer"))
