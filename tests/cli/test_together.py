@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -45,8 +46,16 @@ def dynamic_box(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"oci:{layout.path}:1"
 
 
-@pytest.mark.parametrize("engine", ["namespace", "trap", "ptrace", "runc", "preload"])
-def test_eight_at_once(udk: Udk, box: str, dynamic_box: str, works: dict[str, str], engine: str) -> None:
+CONFINED = [pytest.param(e, ("--confine",), id=f"{e}-confined") for e in ("trap", "ptrace", "preload")]
+
+
+@pytest.mark.parametrize(
+    "engine, confined",
+    [*((e, ()) for e in ("namespace", "trap", "ptrace", "runc", "preload")), *CONFINED],
+)
+def test_eight_at_once(
+    udk: Udk, box: str, dynamic_box: str, works: dict[str, str], engine: str, confined: tuple[str, ...]
+) -> None:
     if engine == "runc":
         require("runc")
     if works.get(engine, "is not there"):
@@ -59,7 +68,7 @@ def test_eight_at_once(udk: Udk, box: str, dynamic_box: str, works: dict[str, st
     script = "echo $0 begins; sleep 0.$(($0 * 3 % 8)); echo $0 > /f$0; chown $0 /f$0; echo $0 ends; exit $0"
     runs = [
         udk.popen(
-            "run", "--engine", engine, "many", "sh", "-c", script, str(number),
+            "run", *confined, "--engine", engine, "many", "sh", "-c", script, str(number),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for number in range(8)
@@ -80,6 +89,77 @@ def test_the_last_one_out_ends_the_container(udk: Udk, box: str) -> None:
     first.stdout.close()
     assert json.loads(udk.ok("inspect", "last"))[0]["State"]["Status"] == "exited"
     udk.ok("rm", "last")
+
+
+@pytest.mark.parametrize("engine", ["namespace", "runc"])
+def test_a_confined_container_with_the_identity_layer_is_not_shared(
+    udk: Udk, box: str, works: dict[str, str], engine: str
+) -> None:
+    if works.get(engine, "is not there") or works["trap"]:
+        pytest.skip(f"{engine}: {works.get(engine)}")
+    udk.ok("create", "--name", "own", box, "true")
+    words = ("run", "--confine", "--engine", engine, "own", "sh", "-c")
+    first = udk.popen(*words, "echo up; sleep 2; chown 3 /bin", stdout=subprocess.PIPE)
+    assert first.stdout and first.stdout.readline() == b"up\n"
+    error = udk.fails("run", "own", "true")
+    assert f"container own is running, confined, with owners of its own (engine {engine})" in error
+    assert first.wait(30) == 0
+    first.stdout.close()
+    assert udk.ok(*words, "stat -c %u /bin") == "3\n"
+    udk.ok("rm", "own")
+
+
+@pytest.mark.parametrize("engine", ["trap", "ptrace"])
+def test_who_joins_is_confined_like_the_first(
+    udk: Udk, box: str, works: dict[str, str], engine: str, tmp_path: Path
+) -> None:
+    if works.get(engine, "is not there"):
+        pytest.skip(f"{engine}: {works.get(engine)}")
+    udk.ok("create", "--name", "closed", box, "true")
+    held = os.open(tmp_path, os.O_RDONLY)  # what a caller left open
+    try:
+        with_that = {"pass_fds": (held,)}
+        first = udk.popen(
+            "run", "--confine", "--network", "none", "--engine", engine, "closed",
+            "sh", "-c", "echo up; sleep 3",
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert first.stdout and first.stdout.readline() == b"up\n"
+        second = udk.popen(
+            "run", "closed", "sh", "-c",
+            "cat /proc/self/status; ls /proc/self/fd; wget -q -T 2 http://127.0.0.1:9 -O -",
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **with_that,
+        )  # fmt: skip
+        said = second.communicate(timeout=60)[0].decode()
+    finally:
+        os.close(held)
+    assert second.returncode and "\nSeccomp:\t2\n" in said and "refused" not in said, said
+    assert f"\n{held}\n" not in said, said
+    assert first.wait(30) == 0
+    first.stdout.close()
+    udk.ok("rm", "closed")
+
+
+def test_what_a_running_container_has_not(udk: Udk, box: str, tmp_path: Path) -> None:
+    """A run that asks for more than the running container has is refused, not run without it."""
+    data = tmp_path / "data"
+    data.mkdir()
+    udk.ok("create", "--name", "busy", box, "true")
+    volume = f"{data}:/data"
+    first = udk.popen("run", "-v", volume, "busy", "sh", "-c", "echo up; sleep 4", stdout=subprocess.PIPE)
+    assert first.stdout and first.stdout.readline() == b"up\n"
+    for words, what in (
+        (("--confine",), "--confine"),
+        (("--network", "none"), "--network none"),
+        (("-v", f"{data}:/more"), "the mount at /more"),
+        (("-v", f"{tmp_path}:/data"), "the mount at /data"),
+    ):
+        error = udk.fails("run", *words, "busy", "true")
+        assert f"container busy is running without {what};" in error and error.count("\n") <= 1, error
+    udk.ok("run", "-v", volume, "-e", "A=b", "busy", "sh", "-c", "test $A = b && test -d /data")
+    assert first.wait(30) == 0
+    first.stdout.close()
+    udk.ok("rm", "busy")
 
 
 @pytest.mark.parametrize("key, value", [("host", "node17/abc"), ("boot", ""), ("pidns", 4711)])

@@ -115,6 +115,8 @@ def exec_guard(
         if last_out >= 0 and launch.gate:
             with open(launch.gate, "ab") as inner:  # it comes through the gate, under its number
                 inner.write(b"last-out\0%d\0" % last_out)
+            if spec.confine:
+                ops.append(("keep-fd", str(last_out)))
         elif last_out >= 0:
             ops.append(("last-out", str(last_out)))
         if share >= 0:

@@ -113,18 +113,26 @@ def add(spec: RunSpec, launch: Launch) -> Launch:
     )
 
 
+def _home(spec: RunSpec) -> str:
+    """The state's directory of a container that runs with the layer, else empty."""
+    home = linked_home(spec.root.upper, _LINK)
+    return home if home and os.path.isdir(home) else ""  # else of an earlier run
+
+
+def shared(spec: RunSpec) -> bool:
+    """Whether a further command in the running container of ``spec`` has the layer, too, if it has it: a
+    confined one is in a Landlock domain of its own, from which the state cannot be reached."""
+    return not (spec.confine and _home(spec))
+
+
 def join(spec: RunSpec, launch: Launch, keeper: int) -> Launch:
     """The launch of a further command in a container, with the layer if the container has it. ``keeper`` is
     the process id of the keeper as the container's processes know it."""
     from udk.engines.plan import to_descriptor
     from udk.engines.trap import LOADER, _encode
 
-    home = linked_home(spec.root.upper, _LINK)
-    if not home:
-        return launch
-    if spec.confine:  # in a Landlock domain of its own: the state cannot be reached from there
-        return launch
-    if not os.path.isdir(home):  # of an earlier run
+    home = _home(spec)
+    if not home or not shared(spec):
         return launch
     fd = to_descriptor(_encode(_who(spec)))
     copy = f"{home}/udk-trap"

@@ -112,6 +112,9 @@ class NamespaceEngine(Engine):
         launch = Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
         return identity.join(spec, launch, 1 if spec.pid == "private" else first)
 
+    def shares(self, spec: RunSpec) -> bool:
+        return identity.shared(spec)
+
     def cleanup(self, spec: RunSpec) -> None:
         identity.cleanup(spec)
 

@@ -123,6 +123,9 @@ class OuterEngine(Engine):
         launch = Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
         return identity.join(spec, launch, _pid_inside(keeper))
 
+    def shares(self, spec: RunSpec) -> bool:
+        return identity.shared(spec)
+
     def cleanup(self, spec: RunSpec) -> None:
         identity.cleanup(spec)
         forget_home(spec.root.upper, self.name)

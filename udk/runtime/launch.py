@@ -248,7 +248,7 @@ def launch_spec(
         engine.launch(spec),
         leases=tuple(lease.path for lease in held if lease.path),
         fallback=(engine.name, *again, "start", container.id) if again and spec.engine == "auto" else (),
-        last_out=-1 if spec.confine or not container.name else _joined(container),
+        last_out=_joined(container) if container.name else -1,
     )
 
 
@@ -350,8 +350,15 @@ def _join_if_running(
             os.close(home)
         if now is None or not now.running:
             return
-        if now.holder() is not None or now.spec.confine:
+        if now.holder() is not None:
             raise in_use(now)
+        _has_what_is_asked(now, options)
+        if not by_name(now.record["run"]["engine"]).shares(now.run_spec):
+            raise InUseError(
+                f"container {now.name or now.id[:12]} is running, confined, with owners of its own (engine "
+                f"{now.record['run']['engine']}), which a further run could not have",
+                "wait for its end, or give both --engine trap",
+            )
         lock = _joined(now)
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -364,6 +371,28 @@ def _join_if_running(
             if time.monotonic() > deadline:
                 raise in_use(now) from e
             time.sleep(0.02)
+
+
+def _has_what_is_asked(now: Container, options: Mapping[str, Any]) -> None:
+    """Whoever joins a container gets it as it is. Raises InUseError where that has less than this run asks
+    for: its mounts, its confinement, its network."""
+    if not options:
+        return
+    running, plain, asked = now.run_spec, respec(now, {}, ["true"]), respec(now, options, ["true"])
+    lacks = ""
+    if asked.confine and asked.confine != running.confine:
+        lacks = "--confine" if not running.confine else f"--confine={asked.confine}"
+    elif asked.network not in (plain.network, running.network):
+        lacks = f"--network {asked.network}"
+    else:
+        for m in asked.mounts:
+            if m not in running.mounts and m not in plain.mounts:
+                lacks = f"the mount at {m.target}"
+    if lacks:
+        raise InUseError(
+            f"container {now.name} is running without {lacks}",
+            "wait for its end, or leave that out to join it as it is",
+        )
 
 
 def respec(container: Container, options: Mapping[str, Any], words: list[str]) -> RunSpec:
