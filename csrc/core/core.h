@@ -361,7 +361,11 @@ static inline int near_text(const struct core *k, enum layer layer, const char *
 	const struct mount *m = &k->plan->mounts[0];
 	size_t head = layer == LAYER_LOWER ? m->lower_len : m->host_len;
 
-	*name = host[head] ? host + head + 1 : ".";
+	if (!host[head]) { /* not ".", which a closed directory does not let be looked up */
+		*name = host;
+		return AT_FDCWD;
+	}
+	*name = host + head + 1;
 	return ROOT_FD + (layer == LAYER_LOWER);
 }
 /* The same for a place. The caller asks roots_lost after EBADF and ENOTDIR. */

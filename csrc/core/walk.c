@@ -100,7 +100,7 @@ static long closed(struct call *c, struct place *p)
 {
 	struct stat st;
 
-	if (keeps_bits(c->core))
+	if (keeps_bits(c->core) || p->raw)
 		return 0;
 	place_host(c, p, first_layer(p));
 	if (sys_faccessat(p->dfd, p->host, X_OK) != -EACCES)
@@ -198,15 +198,16 @@ static void here(struct call *c, struct place *p)
 }
 
 /* A directory above the one that a path is relative to may have been closed to the caller: the kernel lets whoever stands
- * below go on. So the names are taken from there, if all of them are of one layer and one mount. */
-static bool from_below(struct call *c, int dfd, struct place *p)
+ * below go on. So the names are taken from there, if all of them are of one layer and one mount. `self`: it is itself what is looked for. */
+static bool from_below(struct call *c, int dfd, bool self, struct place *p)
 {
 	const struct core *k = c->core;
 
-	if (c->how || judged(k) || base_dir(c, dfd, p) < 0 || p->raw || p->kind == IN_MERGED ||
-	    k->plan->mounts[p->mount].flags & MOUNT_PROC || mounts_below(k, p->guest, p->len))
+	if (c->how || judged(k) || base_dir(c, dfd, p) < 0 || p->raw || k->plan->mounts[p->mount].flags & MOUNT_PROC)
 		return false;
-	p->locked = readonly(c, p) || p->kind == IN_LOWER;
+	if (!self && (p->kind == IN_MERGED || mounts_below(k, p->guest, p->len)))
+		return false;
+	p->locked = readonly(c, p) || p->kind == IN_LOWER || (p->kind == IN_MERGED && p->layer == LAYER_LOWER);
 	p->raw = true;
 	p->kind = IN_PLAIN;
 	return true;
@@ -302,13 +303,21 @@ static long walk_raw(struct call *c, int dfd, unsigned flags, struct place *p, b
 			if (r >= 0 && p->dead)
 				r = -ENOENT;
 			if (r < 0 || !p->raw) {
-				if (closed && r >= 0 && from_below(c, (int)at, p)) {
+				if (closed && r >= 0 && from_below(c, (int)at, last, p)) {
 					p->dotdot = last;
 					continue;
 				}
+				p->dotdot = last;
+				if (r < 0)
+					break;
+				if (last) { /* not ".", which a closed directory does not let be looked up */
+					p->direct = false;
+					r = 0;
+					here(c, p);
+					break;
+				}
 				memmove(buf, s, strlen(s) + 1);
-				r = r < 0 ? r : walk(c, (int)at, *buf ? buf : ".", *buf ? strlen(buf) : 1, flags, p);
-				p->dotdot |= last;
+				r = walk(c, (int)at, buf, strlen(buf), flags, p);
 				break;
 			}
 			p->dotdot = last;
@@ -387,6 +396,8 @@ static long walk_names(struct call *c, int dfd, const char *path, size_t n, unsi
 			}
 			if (p->dead == FOREIGN || w.rest[0] != '.' || w.rest[1] != '.' || (w.rest[2] && w.rest[2] != '/'))
 				return -ENOENT;
+			if (!keeps_bits(k) && sys_faccessat(dfd, ".", X_OK) == -EACCES)
+				return -EACCES;
 			p->dead = LIVES; /* what was above it, as the kernel remembers it */
 		}
 	}
@@ -448,7 +459,7 @@ static long walk_names(struct call *c, int dfd, const char *path, size_t n, unsi
 
 long walk_from_below(struct call *c, int dfd, const char *path, size_t n, unsigned flags, struct place *p)
 {
-	if (path != c->w->path || path[0] == '/' || !from_below(c, dfd, p))
+	if (path != c->w->path || path[0] == '/' || !from_below(c, dfd, false, p))
 		return -EACCES;
 	memmove(c->w->rest, path, n + 1);
 	return walk_raw(c, dfd, flags, p, true);
