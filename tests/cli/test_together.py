@@ -148,8 +148,11 @@ def test_what_a_running_container_has_not(udk: Udk, box: str, tmp_path: Path) ->
     volume = f"{data}:/data"
     first = udk.popen("run", "-v", volume, "busy", "sh", "-c", "echo up; sleep 4", stdout=subprocess.PIPE)
     assert first.stdout and first.stdout.readline() == b"up\n"
+    (engine,) = (row["engine"] for row in json.loads(udk.ok("ps", "--json")) if row["name"] == "busy")
+    other = "trap" if engine != "trap" else "ptrace"
     for words, what in (
         (("--confine",), "--confine"),
+        (("--engine", other), f"--engine {other} (it is {engine})"),
         (("--network", "none"), "--network none"),
         (("-v", f"{data}:/more"), "the mount at /more"),
         (("-v", f"{tmp_path}:/data"), "the mount at /data"),

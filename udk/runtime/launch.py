@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, NoReturn
 
+    from udk.engines.base import Engine
     from udk.runtime.spec import RunSpec
     from udk.store.leases import Lease
     from udk.store.refs import StoredImage
@@ -352,11 +353,12 @@ def _join_if_running(
             return
         if now.holder() is not None:
             raise in_use(now)
-        _has_what_is_asked(now, options)
-        if not by_name(now.record["run"]["engine"]).shares(now.run_spec):
+        first = by_name(now.record["run"]["engine"])
+        _has_what_is_asked(now, options, first)
+        if not first.shares(now.run_spec):
             raise InUseError(
                 f"container {now.name or now.id[:12]} is running, confined, with owners of its own (engine "
-                f"{now.record['run']['engine']}), which a further run could not have",
+                f"{first.name}), which a further run could not have",
                 "wait for its end, or give both --engine trap",
             )
         lock = _joined(now)
@@ -373,14 +375,18 @@ def _join_if_running(
             time.sleep(0.02)
 
 
-def _has_what_is_asked(now: Container, options: Mapping[str, Any]) -> None:
-    """Whoever joins a container gets it as it is. Raises InUseError where that has less than this run asks
-    for: its mounts, its confinement, its network."""
+def _has_what_is_asked(now: Container, options: Mapping[str, Any], engine: Engine) -> None:
+    """Whoever joins a container gets it as it is. Raises InUseError where that is not what this run asks for:
+    its engine, confinement, network, mounts."""
+    from udk.engines.select import by_name
+
     if not options:
         return
     running, plain, asked = now.run_spec, respec(now, {}, ["true"]), respec(now, options, ["true"])
     lacks = ""
-    if asked.confine and asked.confine != running.confine:
+    if options.get("engine", "auto") != "auto" and by_name(options["engine"]).name != engine.name:
+        lacks = f"--engine {options['engine']} (it is {engine.name})"
+    elif asked.confine and asked.confine != running.confine:
         lacks = "--confine" if not running.confine else f"--confine={asked.confine}"
     elif asked.network not in (plain.network, running.network):
         lacks = f"--network {asked.network}"
