@@ -114,6 +114,7 @@ static long pathless(struct call *c, int dfd, struct place *p, long r)
 	} else {
 		if (r == -ENOENT)
 			r = path_of(c, dfd);
+		p->locked = r <= 0; /* the kernel cannot tell: it may be the image's */
 		if (r > 10 && p->st.st_nlink == 0 && !memcmp(c->w->text + r - 10, " (deleted)", 10))
 			r -= 10;
 		r = r > 0 && c->w->text[0] == '/' ? guest_path(c->core, c->w->text, (size_t)r, p->guest, &mount, &layer) : -1;
@@ -168,7 +169,7 @@ long base_dir(struct call *c, int dfd, struct place *p)
 		bool hidden = r >= 0 && layer == LAYER_LOWER && k->plan->mounts[mount].flags & MOUNT_UNION;
 
 		p->raw = p->direct = true;
-		p->locked = false;
+		p->locked = hidden;
 		p->dead = hidden ? DEAD : FOREIGN;
 		return 0;
 	}

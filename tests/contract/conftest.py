@@ -84,7 +84,7 @@ def make_lower(root: Path) -> None:
         "dir/one": "1", "dir/two": "2", "dir/sub/deep": "deep", "file": "lower", "ro": "ro", "tree/x": "x",
         "tree/sub/y": "y", "ren/a": "a", "ren/b": "b", "ren/e": "e", "ren/sub/z": "z", "hard": "hard",
         "fds/f": "ff", "fds/g": "g", "fds/h": "h", "map": "mapp", "cwd/f": "f", "race": "race", "xattr": "x",
-        "special/lowerfile": "s", "owned": "o", "bound": "not bound",
+        "special/lowerfile": "s", "owned": "o", "bound": "not bound", "gone/deep/f": "f",
     }  # fmt: skip
     files.update({f"many/lower{i}": "" for i in range(200)})
     for name, text in files.items():

@@ -1,5 +1,5 @@
 /* The private layer: the image shows through, is never changed, and what is made on top behaves like any file.
- * The image has /lower: dir/{one,two,sub/deep}, file, link and kept-link -> file, empty/, hard (two names: hard2), ro (0444). */
+ * The image has /lower: dir/{one,two,sub/deep}, gone/deep/f, file, link and kept-link -> file, empty/, hard (two names: hard2), ro (0444). */
 #include "case.h"
 
 #include <sys/xattr.h>
@@ -84,6 +84,30 @@ CASE(union_remove_directory)
 	CHECK(mkdir(L "/tree", 0755) == 0 && names(L "/tree", b, sizeof b) == 0 && !there(L "/tree/x") && !there(L "/tree/sub"));
 	put(L "/tree/sub", "a file now");
 	CHECK(same(L "/tree/sub", "a file now") && names(L "/tree", b, sizeof b) == 1);
+}
+
+/* What is done to a directory that is held open, after it and what it was in were removed: whether it is refused or is of no
+ * consequence, the image's own stays as it is. */
+CASE(union_directory_removed_with_what_it_was_in)
+{
+	struct timespec t[2] = { { 1000, 0 }, { 2000, 5 } };
+	int fd = open(L "/gone/deep", O_RDONLY | O_DIRECTORY);
+	CHECK(fd >= 0 && chdir(L "/gone/deep") == 0);
+	CHECK(unlink("f") == 0 && rmdir(L "/gone/deep") == 0 && rmdir(L "/gone") == 0);
+	fchmodat(fd, ".", 0711, 0);
+	fchmod(fd, 0711);
+	chmod(".", 0711);
+	utimensat(fd, ".", t, 0);
+	utimensat(AT_FDCWD, ".", t, 0);
+	futimens(fd, t);
+	if (fchownat(fd, ".", 0, 0, 0) || chown(".", 0, 0) || fchown(fd, 0, 0))
+		errno = 0;
+	setxattr(".", "user.a", "x", 1, 0);
+	fsetxattr(fd, "user.b", "x", 1, 0);
+	FAILS(mkdirat(fd, "new", 0755), ENOENT);
+	FAILS(mkdir("new", 0755), ENOENT);
+	FAILS(open("new", O_WRONLY | O_CREAT, 0644), ENOENT);
+	CHECK(!there(L "/gone") && listed(L, "gone") == 0);
 }
 
 CASE(union_rename)
