@@ -38,5 +38,5 @@ long kept_line(struct core *k, const char *line, const char *path, char *to, siz
 		       (unsigned)(h.id.dev >> 8 & 0xfff), (unsigned)((h.id.dev & 0xff) | (h.id.dev >> 12 & 0xfff00)), h.id.ino);
 	while (n < 73 && n + 1 < size)
 		to[n++] = ' ';
-	return (long)(n + fmt(to + n, size - n, "%s\n", memory));
+	return (long)(n + fmt(to + n, size - n, "%s", memory));
 }

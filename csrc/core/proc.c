@@ -267,10 +267,81 @@ static long mount_table(struct call *c, int out, bool info)
 	return 0;
 }
 
+/* A list of mappings on its way out. Where the engine changed single pages of a program's code the kernel has several ranges;
+ * profilers and debuggers expect the one that the program's file has: in `maps` it is shown as one. */
+struct ranges {
+	int out;
+	bool joined; /* as far as they can be */
+	char *line;  /* the last one, not written yet: GUEST_MAX bytes */
+	size_t n;
+	uint64_t start, end, offset;
+	const char *rest; /* of the line, from the permissions on */
+	const char *file; /* and from the device on */
+};
+
+static bool code_range(const char *line, struct ranges *to)
+{
+	const char *word = str_chr(line, '-');
+
+	if (!hex_at(line, &to->start) || !word || !hex_at(word + 1, &to->end))
+		return false;
+	word = str_chr(word, ' ');
+	if (!word || strlen(word) < 6 || word[3] != 'x')
+		return false;
+	to->rest = word + 1;
+	to->file = str_chr(word + 6, ' ');
+	return hex_at(word + 6, &to->offset) && to->file && str_chr(to->file, '/');
+}
+
+static long ranges_end(struct ranges *l)
+{
+	char head[48];
+	size_t n;
+	long r;
+
+	if (!l->n)
+		return 0;
+	n = fmt(head, sizeof head, "%08lx-%08lx ", l->start, l->end);
+	r = write_all(l->out, head, n);
+	n = (size_t)(l->rest - l->line);
+	l->line[l->n] = '\n';
+	if (!r)
+		r = write_all(l->out, l->rest, l->n + 1 - n);
+	l->n = 0;
+	return r;
+}
+
+/* One more line, NUL-terminated, with room for one character more. */
+static long ranges_add(struct ranges *l, char *line)
+{
+	struct ranges now = { 0 };
+	size_t n = strlen(line);
+	bool code = l->joined && n + 1 < GUEST_MAX && code_range(line, &now);
+	long r;
+
+	if (code && l->n && now.start == l->end && now.offset == l->offset + l->end - l->start && str_eq(now.file, l->file) &&
+	    !memcmp(now.rest, l->rest, 4)) {
+		l->end = now.end;
+		return 0;
+	}
+	r = ranges_end(l);
+	if (!code) {
+		line[n] = '\n';
+		r = r ? r : write_all(l->out, line, n + 1);
+		line[n] = 0;
+		return r;
+	}
+	memcpy(l->line, line, n + 1);
+	code_range(l->line, l);
+	l->n = n;
+	return r;
+}
+
 /* maps, smaps, numa_maps: host paths become the guest's, the engine's own ranges are left out. */
-static long memory_table(struct call *c, int in, int out)
+static long memory_table(struct call *c, int in, int out, bool joined)
 {
 	struct lines *l = line_memory(c);
+	struct ranges ranges = { .out = out, .joined = joined, .line = c->w->onward };
 	const char *code = plan_text(c->core, c->core->plan->code);
 	bool skip = false;
 	char *line;
@@ -279,7 +350,7 @@ static long memory_table(struct call *c, int in, int out)
 	l->fd = in;
 	l->at = l->have = 0;
 	while (!r && (line = next_line(l))) {
-		char *slash, *text = c->w->other, *gone;
+		char *slash, *text = c->w->other, *whole = c->w->rest, *gone;
 		uint64_t at;
 		long n;
 
@@ -289,35 +360,27 @@ static long memory_table(struct call *c, int in, int out)
 			continue;
 		slash = str_chr(line, '/');
 		if (slash && *code && str_starts(slash, code) && hex_at(line, &at)) {
-			n = kept_line(c->core, line, slash, text, HOST_MAX, c->w->rest);
-			skip = n < 0;
+			skip = kept_line(c->core, line, slash, text, HOST_MAX, whole) < 0;
 			if (!skip)
-				r = write_all(out, text, (size_t)MIN(n, HOST_MAX - 1));
+				r = ranges_add(&ranges, text);
 			continue;
 		}
-		if (slash && hex_at(line, &at)) {
+		if (slash && hex_at(line, &at) && slash - line < 128) {
 			str_copy(text, slash, GUEST_MAX);
 			gone = (char *)(uintptr_t)mem_find(text, strlen(text), " (deleted)", 10);
 			if (gone)
 				*gone = 0;
 			n = show_path(c->core, text, strlen(text));
 			if (n >= 0) {
-				r = write_all(out, line, (size_t)(slash - line));
-				if (!r)
-					r = write_all(out, text, (size_t)n);
-				if (!r && gone)
-					r = write_all(out, " (deleted)", 10);
-				if (!r)
-					r = write_all(out, "\n", 1);
-				continue;
+				text[n] = 0;
+				memcpy(whole, line, (size_t)(slash - line));
+				fmt(whole + (slash - line), sizeof c->w->rest - 128, "%s%s", text, gone ? " (deleted)" : "");
+				line = whole;
 			}
 		}
-		n = (long)strlen(line);
-		line[n] = '\n'; /* the NUL's place is ours until the next line is read */
-		r = write_all(out, line, (size_t)n + 1);
-		line[n] = 0;
+		r = ranges_add(&ranges, line); /* behind a line read its newline was: there is room */
 	}
-	return r;
+	return r ? r : ranges_end(&ranges);
 }
 
 bool ids_of(struct call *c, uint64_t pid, struct ids *ids)
@@ -401,7 +464,7 @@ long open_shown(struct call *c, struct place *p, int flags, long *result)
 	if (in < 0)
 		return *result = in, 1;
 	out = blank(c);
-	r = out < 0 ? out : maps ? memory_table(c, (int)in, (int)out) : ids ? status(c, pid, (int)in, (int)out) : mount_table(c, (int)out, info);
+	r = out < 0 ? out : maps ? memory_table(c, (int)in, (int)out, str_eq(leaf, "maps")) : ids ? status(c, pid, (int)in, (int)out) : mount_table(c, (int)out, info);
 	sys_close((int)in);
 	if (!r)
 		r = sys_lseek((int)out, 0, SEEK_SET);
