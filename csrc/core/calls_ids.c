@@ -220,18 +220,23 @@ long call_sethostname(struct call *c)
 }
 
 /* No namespaces inside: what was translated for one set of mounts would be wrong in another. */
+#define NEW_ONES (0x00020000UL | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x00000080)
+#define SHARED (0x100UL /* CLONE_VM */ | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000)
+
 long call_unshare(struct call *c)
 {
+	if (c->a[0] & ~(NEW_ONES | SHARED))
+		return -EINVAL;
 	if (c->a[0] & 0x600 /* CLONE_FS, CLONE_FILES: what threads know of descriptors is not common any more */)
 		c->core->notes = NULL;
-	return c->a[0] & (0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x00000080)
-		       ? -EPERM : call_raw(c);
+	return c->a[0] & NEW_ONES ? -EPERM : call_raw(c);
 }
 
 long call_setns(struct call *c)
 {
-	(void)c;
-	return -EPERM;
+	int fd = (int)c->a[0];
+
+	return is_root_fd(c->core, fd) || sys_fcntl(fd, F_GETFD, 0) < 0 ? -EBADF : -EPERM;
 }
 
 #define HANDLE_KINDS 0x202L /* AT_HANDLE_FID, AT_HANDLE_CONNECTABLE */
@@ -270,5 +275,5 @@ long call_name_to_handle_at(struct call *c)
 
 long call_ok(struct call *c)
 {
-	return c->core->plan->options & OPT_FAKE_ROOT ? 0 : -EPERM;
+	return privileged(c->core) ? 0 : -EPERM;
 }

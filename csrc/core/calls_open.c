@@ -174,23 +174,6 @@ static long open_read(struct call *c, int dfd, const void *path, long flags, str
 	}
 }
 
-static long open_tmpfile(struct call *c, int dfd, const void *path, long flags, unsigned mode, struct place *p)
-{
-	long r = find(c, dfd, path, FOLLOW, p);
-
-	if (!r && (p->st.st_mode & S_IFMT) != S_IFDIR)
-		r = -ENOTDIR;
-	if (!r && judged(c->core) && !p->raw && !p->mount)
-		r = owner_access(c, p, W_OK | X_OK, true);
-	if (!r)
-		r = for_change(c, p);
-	if (!r)
-		r = sys_openat(p->dfd, p->host, (int)flags, mode);
-	if (r >= 0)
-		owner_new(c, NULL, (int)r);
-	return r;
-}
-
 /* What the guest's mode lacks for the caller is given on disk and kept in the record. */
 static void keep_mode(struct call *c, int fd, unsigned mode)
 {
@@ -209,6 +192,26 @@ static void keep_mode(struct call *c, int fd, unsigned mode)
 		return;
 	o->mode = (st.st_mode & ~(0600 & ~mode)) | (mode & 07000);
 	o->flags |= OWNER_MODE;
+}
+
+static long open_tmpfile(struct call *c, int dfd, const void *path, long flags, unsigned mode, struct place *p)
+{
+	long r = find(c, dfd, path, FOLLOW, p);
+
+	if (!r && (p->st.st_mode & S_IFMT) != S_IFDIR)
+		r = -ENOTDIR;
+	if (!r && judged(c->core) && !p->raw && !p->mount)
+		r = owner_access(c, p, W_OK | X_OK, true);
+	if (!r)
+		r = for_change(c, p);
+	if (!r)
+		r = sys_openat(p->dfd, p->host, (int)flags, p->kind == IN_PLAIN ? mode : (mode & 0777) | 0600);
+	if (r >= 0) {
+		owner_new(c, NULL, (int)r);
+		if (p->kind != IN_PLAIN && (mode & 07600) != 0600)
+			keep_mode(c, (int)r, mode);
+	}
+	return r;
 }
 
 /* What another user may write to no longer runs as its owner. The kernel says so at the first write. */

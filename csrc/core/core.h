@@ -232,7 +232,7 @@ struct program {
 
 struct work { /* one call's memory: too large for a guest's signal stack */
 	volatile int busy; /* the front end's */
-	int n_fds, fds[4]; /* to be closed when the call ends */
+	int n_fds, fds[64]; /* to be closed when the call ends */
 	struct ids ids;    /* of the program to come */
 	char key[CACHE_TEXT];
 	char path[GUEST_MAX]; /* what most calls touch is together */
@@ -409,6 +409,8 @@ static inline bool readonly(const struct call *c, const struct place *p)
 	return p->raw ? p->locked : c->core->plan->mounts[p->mount].flags & MOUNT_RO;
 }
 void close_later(struct call *c, long fd);
+/* Closes what was to be closed later since there were `n` of them. */
+void close_since(struct call *c, int n);
 /* For calls that take no dirfd: p->host becomes one that the kernel can find by itself. */
 void one_piece(struct place *p);
 long target(struct call *c, int dfd, const void *path, long flags, struct place *p); /* calls_attr.c */

@@ -16,6 +16,7 @@ long enter(struct call *c, struct place *p)
 	uint32_t generation = k->plan->generation;
 	const struct mount *m;
 	struct place *t = &c->w->c;
+	const int held = c->w->n_fds;
 	size_t n, from;
 
 	p->mount = (uint8_t)mount_of(k, p->guest, p->len);
@@ -38,9 +39,12 @@ long enter(struct call *c, struct place *p)
 		t->len = (uint16_t)n;
 		t->mount = p->mount;
 		bloom_add(k, p->guest + from + 1, n - from - 1);
-		if (lookup(c, t) || (t->st.st_mode & S_IFMT) != S_IFDIR)
+		if (lookup(c, t) || (t->st.st_mode & S_IFMT) != S_IFDIR) {
+			close_since(c, held);
 			return -ENOENT;
+		}
 		t->kind = (uint8_t)kind_below(c, t);
+		close_since(c, held);
 		if (!k->root_len)
 			cache_keep_text(k, generation, t->guest, n, t, mounts_inside(k, t->guest, n));
 	}

@@ -27,6 +27,12 @@ void close_later(struct call *c, long fd)
 		c->w->fds[c->w->n_fds++] = (int)fd;
 }
 
+void close_since(struct call *c, int n)
+{
+	while (c->w->n_fds > n)
+		sys_close(c->w->fds[--c->w->n_fds]);
+}
+
 void one_piece(struct place *p)
 {
 	char head[40] = "/proc/self/fd/";

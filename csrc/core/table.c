@@ -82,7 +82,6 @@ long core_call(struct call *c)
 	if (table[c->nr].act == DENY_EPERM)
 		return -EPERM;
 	r = table[c->nr].handler ? table[c->nr].handler(c) : call_raw(c);
-	while (c->w->n_fds)
-		sys_close(c->w->fds[--c->w->n_fds]);
+	close_since(c, 0);
 	return r;
 }

@@ -128,6 +128,7 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 	struct core *k = c->core;
 	const size_t len = p->len;
 	const uint8_t mount = p->mount, kind = p->kind;
+	const int held = c->w->n_fds;
 	long r;
 
 	if (n > 255)
@@ -186,6 +187,7 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 	p->kind = (uint8_t)kind_below(c, p);
 	if (k->plan->mounts[p->mount].flags & MOUNT_CACHE && !k->root_len && !c->how)
 		cache_keep_text(k, w->generation, p->guest, p->len, p, mounts_inside(k, p->guest, p->len));
+	close_since(c, held); /* the next name's place is told anew */
 	return 0;
 }
 

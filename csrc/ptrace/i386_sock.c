@@ -58,8 +58,7 @@ static long send_one(struct call *c, unsigned long fd, unsigned long guest, unsi
 		m.control = (uint32_t)(uintptr_t)control;
 	}
 	r = syscall_i386(I386_SENDMSG, fd, (unsigned long)&m, flags, 0, 0, 0);
-	while (c->w->n_fds)
-		sys_close(c->w->fds[--c->w->n_fds]);
+	close_since(c, 0);
 	return r;
 }
 

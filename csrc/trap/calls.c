@@ -285,8 +285,7 @@ long trap_call(struct call *c)
 		c->w->n_fds = 0;
 		c->hops = 0;
 		r = e->handler(c);
-		while (c->w->n_fds)
-			sys_close(c->w->fds[--c->w->n_fds]);
+		close_since(c, 0);
 		return r;
 	}
 	if (changes_ids(c->nr) && !own_memory())

@@ -288,6 +288,8 @@ CASE(opath)
 
 CASE(unnamed_file)
 {
+	static const mode_t modes[] = { 06711, 0, 01400, 0200 };
+	struct stat s;
 	char p[64];
 	int fd = open(".", O_TMPFILE | O_RDWR, 0644);
 	if (fd < 0 && errno == EOPNOTSUPP)
@@ -295,6 +297,13 @@ CASE(unnamed_file)
 	CHECK(fd >= 0 && write(fd, "tmp", 3) == 3);
 	snprintf(p, sizeof p, "/proc/self/fd/%d", fd);
 	CHECK(linkat(AT_FDCWD, p, AT_FDCWD, "named", AT_SYMLINK_FOLLOW) == 0 && same("named", "tmp"));
+	for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
+		fd = open(".", O_TMPFILE | O_RDWR, modes[i]);
+		snprintf(p, sizeof p, "/proc/self/fd/%d", fd);
+		CHECK(fd >= 0 && write(fd, "x", 1) == 1 && fstat(fd, &s) == 0 && (s.st_mode & 07777) == modes[i]);
+		CHECK(unlink("named") == 0 && linkat(AT_FDCWD, p, AT_FDCWD, "named", AT_SYMLINK_FOLLOW) == 0);
+		CHECK(stat("named", &s) == 0 && (s.st_mode & 07777) == modes[i] && close(fd) == 0);
+	}
 }
 
 CASE(newer_calls)

@@ -15,6 +15,47 @@ static int same_file(const char *a, const char *b)
 	return !stat(a, &x) && !stat(b, &y) && x.st_ino == y.st_ino && x.st_dev == y.st_dev;
 }
 
+static int open_files(void)
+{
+	DIR *d = opendir("/proc/self/fd");
+	int n = 0;
+
+	CHECK(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
+}
+
+CASE(a_long_way_leaves_nothing_open)
+{
+	const int levels = 2024;
+	char path[2 * 2024 + 40] = "";
+	struct stat st;
+	int before, fd;
+
+	for (int i = 0; i < levels; i++) {
+		CHECK(!mkdir("a", 0755) && !chdir("a"));
+		memcpy(path + 2 * i, "a/", 2);
+	}
+	strcpy(path + 2 * levels, "f");
+	put("f", "x");
+	CHECK(!chdir("/tmp/case-a_long_way_leaves_nothing_open"));
+	before = open_files();
+	for (int i = 0; i < 4; i++) {
+		path[0] = i % 2 ? 'a' : 'b'; /* nothing is remembered of a name that is new */
+		CHECK(!rename(i % 2 ? "b" : "a", i % 2 ? "a" : "b"));
+		CHECK(!stat(path, &st) && st.st_size == 1 && !access(path, R_OK) && !chmod(path, 0600 + i));
+		CHECK((fd = open(path, O_RDONLY)) >= 0 && !close(fd));
+	}
+	CHECK(open_files() == before);
+	path[2 * levels - 1] = 0;
+	CHECK(!chdir(path) && !unlink("f"));
+	for (int i = 0; i < levels; i++)
+		CHECK(!chdir("..") && !rmdir("a"));
+	CHECK(open_files() == before);
+}
+
 CASE(deeper_than_a_path_can_tell)
 {
 	char name[101], up[3 * LEVELS + 40] = "", c[64];

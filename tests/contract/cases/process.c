@@ -387,3 +387,10 @@ CASE(text_busy)
 	fd = open("copy", O_WRONLY);
 	CHECK(fd >= 0);
 }
+
+CASE(namespaces_asked_for_wrongly)
+{
+	FAILS(syscall(SYS_unshare, 1), EINVAL);
+	FAILS(syscall(SYS_setns, -1, 0), EBADF);
+	FAILS(syscall(SYS_setns, 1000, 0), EBADF);
+}

@@ -10,6 +10,7 @@ static struct plan plans[2]; /* a union, a plain root */
 static char base[600], sockets[300]; /* the latter must be short */
 static unsigned variant_now;
 static int lowest; /* free descriptor */
+static int above;  /* descriptors beyond it */
 static struct notes notes;
 static uint64_t setgid_of_image[SETGID_WORDS], owned_by_image[OWNED_WORDS];
 
@@ -272,6 +273,16 @@ void world_start(void)
 	all_as_it_was();
 }
 
+static int open_above(long *highest)
+{
+	int n = 0;
+
+	for (int fd = lowest + 1; fd < 256; fd++)
+		if (sys_fcntl(fd, F_GETFD, 0) >= 0)
+			n++, *highest = fd;
+	return n;
+}
+
 void world_enter(unsigned variant)
 {
 	static const uint32_t ids[2] = { 0, 1000 };
@@ -308,6 +319,7 @@ void world_enter(unsigned variant)
 	guest_high = guest_low + GUEST_SIZE;
 	lowest = (int)sys_fcntl(0, F_DUPFD, 3);
 	sys_close(lowest);
+	above = open_above(&(long){ 0 });
 	roots_open(&world);
 	checked.fail_at = checked.fail_every = checked.lacks = 0;
 	checked.calls = checked.changes = 0;
@@ -331,7 +343,7 @@ void world_more(unsigned more)
 
 void world_leave(void)
 {
-	long fd;
+	long fd, now;
 
 	checked.on = false;
 	guest_low = 4096, guest_high = ~(uintptr_t)0;
@@ -347,6 +359,14 @@ void world_leave(void)
 		abort();
 	}
 	sys_close((int)fd);
+	if (open_above(&now) != above) {
+		char link[40], text[300];
+		snprintf(link, sizeof link, "/proc/self/fd/%ld", now);
+		long n = sys_readlinkat(AT_FDCWD, link, text, sizeof text - 1);
+		text[MAX(n, 0)] = 0;
+		say(2, "the core left a descriptor open: %ld, %s\n", now, text);
+		abort();
+	}
 	sys_chdir("/");
 	SC1(__NR_umask, 022);
 	if (checked.changes)
