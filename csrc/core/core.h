@@ -528,6 +528,8 @@ bool shows_lower(const struct core *k, const struct stat *st);
 /* Used across files. */
 long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct place *p); /* calls_names.c */
 long call_raw(struct call *c);
+/* Not in the table: who answers it is told by the front end. */
+long call_socket(struct call *c);
 long open_shown(struct call *c, struct place *p, int flags, long *result); /* proc.c: 1 when answered */
 /* proc.c: the path that another process has mapped at an address, its length; uses w->c, and to is GUEST_MAX bytes. */
 long process_maps(struct call *c, uint64_t pid, uint64_t at, char *to);

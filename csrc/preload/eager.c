@@ -64,11 +64,6 @@ static long call_arch_prctl_eager(struct call *c)
 	return c->a[0] == 0x5001 ? -EOPNOTSUPP : call_raw(c); /* user shadow stacks, which our way back would break */
 }
 
-static long call_socket_eager(struct call *c)
-{
-	return self.core.plan->options & OPT_NO_NETWORK && c->a[0] != 1 /* AF_UNIX */ ? -EACCES : call_raw(c);
-}
-
 static long call_shmat_eager(struct call *c)
 {
 	return c->a[2] & 0100000 /* SHM_EXEC */ ? -EACCES : call_raw(c);
@@ -80,7 +75,7 @@ const struct entry *eager_entry_of(long nr)
 {
 	static const struct entry mmap = { call_mmap, TRAP, 0, 0 }, protect = { call_mprotect, TRAP, 0, 0 };
 	static const struct entry clone = { call_clone_eager, SPECIAL, 0, 0 }, arch = { call_arch_prctl_eager, TRAP, 0, 0 };
-	static const struct entry net = { call_socket_eager, TRAP, 0, OPT_NO_NETWORK }, shm = { call_shmat_eager, TRAP, 0, 0 };
+	static const struct entry net = { call_socket, TRAP, 0, OPT_NO_NETWORK | OPT_FAKE_ROOT }, shm = { call_shmat_eager, TRAP, 0, 0 };
 
 	switch (nr) {
 	case __NR_mmap: return &mmap;

@@ -164,7 +164,7 @@ long compat_socketcall(struct call *c)
 	for (int i = 0; i < 6; i++)
 		c->a[i] = a[i];
 	switch (what) {
-	case 1: return c->core->plan->options & OPT_NO_NETWORK && a[0] != 1 /* AF_UNIX */ ? -EACCES : SC3(__NR_socket, (int)a[0], (int)a[1], (int)a[2]);
+	case 1: return call_socket(&(struct call){ .core = c->core, .w = c->w, .nr = __NR_socket, .a = { a[0], a[1], a[2] } });
 	case 2: return as(c, 361, __NR_bind);
 	case 3: return as(c, 362, __NR_connect);
 	case 4: c->nr32 = I386_LISTEN; return call_raw(c);

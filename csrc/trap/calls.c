@@ -238,7 +238,7 @@ static const struct entry front[] = {
 #endif
 	[441] = { call_epoll_pwait, TRAP_ARG, 4, OPT_SIGNALS }, /* epoll_pwait2 */
 	[__NR_mmap] = { call_mmap_code, TRAP, 0, OPT_NOEXEC }, [__NR_mprotect] = { call_mprotect_code, TRAP, 0, OPT_NOEXEC },
-	[__NR_socket] = { NULL, SPECIAL, 0, OPT_NO_NETWORK },
+	[__NR_socket] = { call_socket, SPECIAL, 0, OPT_NO_NETWORK | OPT_FAKE_ROOT },
 };
 
 const struct entry *trap_entry_of(long nr)

@@ -35,6 +35,7 @@ struct program_made {
 	int n_runs;
 	uint32_t answer; /* for a call that is for us */
 	bool i386; /* these are the runs of its table; a call from 64-bit code is refused there, not translated */
+	uint32_t options;
 	bool notes; /* of descriptors are kept: core/notes.c */
 };
 
@@ -140,7 +141,18 @@ static void special(long nr)
 		JEQ(ROOT_FD + 1, 1, 0);
 		RET(SECCOMP_RET_ALLOW);
 		trap_or_allow();
-	} else if (nr == __NR_socket) {
+	} else if (nr == __NR_socket) { /* see call_socket */
+		if (made.options & OPT_FAKE_ROOT) {
+			LOAD(ARG_LOW(2));
+			JEQ(9 /* NETLINK_AUDIT */, 0, 3);
+			LOAD(ARG_LOW(0));
+			JEQ(16 /* AF_NETLINK */, 0, 1);
+			RET(ERRNO(EPROTONOSUPPORT));
+		}
+		if (!(made.options & OPT_NO_NETWORK)) {
+			RET(SECCOMP_RET_ALLOW);
+			return;
+		}
 		LOAD(ARG_LOW(0));
 		JEQ(1, 0, 1); /* AF_UNIX */
 		RET(SECCOMP_RET_ALLOW);
@@ -307,6 +319,7 @@ void filter_build(const struct plan *plan)
 {
 	int skip = 0, start;
 
+	made.options = plan->options;
 	made.notes = !(plan->options & OPT_PTRACE);
 	made.answer = (plan->options & OPT_PTRACE ? SECCOMP_RET_TRACE : SECCOMP_RET_TRAP) | TRAP_MAGIC;
 	LOAD(4);

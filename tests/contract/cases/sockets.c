@@ -180,3 +180,16 @@ CASE(descriptors_and_credentials)
 	socklen_t n = sizeof me;
 	CHECK(getsockopt(sv[0], SOL_SOCKET, SO_PEERCRED, &me, &n) == 0 && me.uid == getuid());
 }
+
+/* Where guest root has no power over the system's audit log there is none: sshd gives up when it may not write to it. */
+CASE(no_audit_log)
+{
+	int fd = socket(AF_NETLINK, SOCK_RAW, 9 /* NETLINK_AUDIT */);
+
+	if (!getenv("CONTRACT_FAKE_ROOT"))
+		return;
+	CHECK(fd < 0 && errno == EPROTONOSUPPORT);
+	fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, 0);
+	CHECK(fd >= 0 || errno == EACCES);
+	CHECK(socket(AF_UNIX, SOCK_STREAM, 0) >= 0);
+}
