@@ -19,7 +19,7 @@
 	X(getuid) X(geteuid) X(getgid) X(getegid) X(getresuid) X(getresgid) X(getgroups) X(setuid) X(setgid) X(setreuid)  \
 	X(setregid) X(setresuid) X(setresgid) X(setgroups) X(setfsuid) X(setfsgid) X(capget) X(capset)                    \
 	X(uname) X(sethostname) X(unshare) X(setns) X(name_to_handle_at) X(kill) X(rt_sigqueueinfo) X(tkill) \
-	X(tgkill) X(rt_tgsigqueueinfo) X(pidfd_send_signal) X(ok)
+	X(tgkill) X(rt_tgsigqueueinfo) X(pidfd_send_signal) X(ok) X(shmctl) X(semctl) X(msgctl)
 
 #define X(name) long call_##name(struct call *c);
 CALLS(X)

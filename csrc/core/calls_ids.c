@@ -277,3 +277,57 @@ long call_ok(struct call *c)
 {
 	return privileged(c->core) ? 0 : -EPERM;
 }
+
+/* ---- System V's things, which are the caller's as all files are --------------------------------------- */
+
+enum { SET = 1, STAT = 2 };
+
+struct ipc_perm { /* what shmid64_ds, semid64_ds and msqid64_ds begin with */
+	int32_t key;
+	uint32_t uid, gid, cuid, cgid;
+};
+
+static uint32_t shown_id(uint32_t id, uint32_t host, uint32_t own)
+{
+	return id == host ? own : 65534;
+}
+
+static long ipc_control(struct call *c, int command, void *guest)
+{
+	const struct plan *plan = c->core->plan;
+	const struct ids *ids = &c->core->ids;
+	struct ipc_perm asked, perm;
+	long r;
+
+	if (command == SET) { /* nobody but the caller has an id to give it to */
+		if (guest_read(&asked, guest, sizeof asked))
+			return -EFAULT;
+		perm = asked;
+		perm.uid = plan->host_uid;
+		perm.gid = plan->host_gid;
+		if (guest_write(guest, &perm, sizeof perm))
+			return -EFAULT;
+		r = call_raw(c);
+		return guest_write(guest, &asked, sizeof asked) ? -EFAULT : r;
+	}
+	r = call_raw(c);
+	if (r < 0 || guest_read(&perm, guest, sizeof perm))
+		return r;
+	perm.uid = shown_id(perm.uid, plan->host_uid, ids->euid);
+	perm.cuid = shown_id(perm.cuid, plan->host_uid, ids->euid);
+	perm.gid = shown_id(perm.gid, plan->host_gid, ids->egid);
+	perm.cgid = shown_id(perm.cgid, plan->host_gid, ids->egid);
+	return guest_write(guest, &perm, sizeof perm) ? -EFAULT : r;
+}
+
+long ipc_answer(struct call *c, int command, void *guest, int describe, int describe_any)
+{
+	command &= ~0x100; /* IPC_64 */
+	if (command != SET && command != STAT && command != describe && command != describe_any)
+		return call_raw(c);
+	return ipc_control(c, command, guest);
+}
+
+long call_shmctl(struct call *c) { return ipc_answer(c, (int)c->a[1], (void *)c->a[2], SHM_DESCRIBED); }
+long call_msgctl(struct call *c) { return ipc_answer(c, (int)c->a[1], (void *)c->a[2], MSG_DESCRIBED); }
+long call_semctl(struct call *c) { return ipc_answer(c, (int)c->a[2], (void *)c->a[3], SEM_DESCRIBED); }

@@ -530,6 +530,11 @@ long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct pla
 long call_raw(struct call *c);
 /* Not in the table: who answers it is told by the front end. */
 long call_socket(struct call *c);
+/* Controls of System V's things that tell or set owners; the last two: the commands by which they are also described. */
+long ipc_answer(struct call *c, int command, void *guest, int describe, int describe_any);
+#define SHM_DESCRIBED 13, 15
+#define MSG_DESCRIBED 11, 13
+#define SEM_DESCRIBED 18, 20
 long open_shown(struct call *c, struct place *p, int flags, long *result); /* proc.c: 1 when answered */
 /* proc.c: the path that another process has mapped at an address, its length; uses w->c, and to is GUEST_MAX bytes. */
 long process_maps(struct call *c, uint64_t pid, uint64_t at, char *to);

@@ -335,8 +335,11 @@ static long must_exist(struct call *c, struct place *p, unsigned flags)
 		p->found = !r;
 		return r;
 	}
-	if (!p->found)
+	if (!p->found) {
 		r = lookup(c, p);
+		if (!r && flags & FOLLOW && (p->st.st_mode & S_IFMT) == S_IFLNK)
+			return -ENOENT; /* as it was when the walk came there: the kernel is not to follow it */
+	}
 	if (!r && p->slash && (p->st.st_mode & S_IFMT) != S_IFDIR)
 		return -ENOTDIR;
 	return r;

@@ -37,6 +37,9 @@ const struct entry table[] = {
 	IF(sethostname, OPT_FAKE_ROOT), ROOT(setdomainname),
 	T(kill), IF(rt_sigqueueinfo, OPT_FAKE_ROOT), IF(tkill, OPT_FAKE_ROOT), IF(tgkill, OPT_FAKE_ROOT), IF(rt_tgsigqueueinfo, OPT_FAKE_ROOT),
 	IF(pidfd_send_signal, OPT_FAKE_ROOT),
+	/* owners of System V's shared memory, semaphores and queues */
+	[__NR_shmctl] = { call_shmctl, TRAP_ARG, 1, OPT_OWNERS }, [__NR_msgctl] = { call_msgctl, TRAP_ARG, 1, OPT_OWNERS },
+	[__NR_semctl] = { call_semctl, TRAP_ARG, 2, OPT_OWNERS },
 	/* what would leave the container, or what a later translation could not follow */
 	T(unshare), T(setns), GONE(clone3), GONE(io_uring_setup), GONE(io_uring_enter), GONE(io_uring_register),
 	NO(open_by_handle_at), NO(mount), NO(umount2), NO(pivot_root), NO(swapon), NO(swapoff), NO(acct), NO(quotactl),

@@ -250,7 +250,8 @@ const struct entry32 table32[I386_CALLS] = {
 	S(215, setfsuid), S(216, setfsgid),
 	C(370, sendmsg, compat_sendmsg), C(345, sendmmsg, compat_sendmmsg), C(372, recvmsg, compat_recvmsg),
 	C(337, recvmmsg, compat_recvmmsg), C(417, recvmmsg, compat_recvmmsg), [102] = { compat_socketcall, -1, TRAP },
-	[141] = { compat_getdents, __NR_getdents64, TRAP },
+	[141] = { compat_getdents, __NR_getdents64, TRAP }, [117] = { compat_ipc, -1, SPECIAL },
+	S(394, semctl), S(396, shmctl), S(402, msgctl), S(75, setrlimit), S(340, prlimit64),
 	C(192, mmap, mmap2), S(125, mprotect), S(172, prctl), S(354, seccomp),
 	/* what no program of this century uses: oldstat, umount, oldfstat, oldolduname, oldlstat, readdir, olduname */
 	GONE(18), GONE(22), GONE(28), GONE(59), GONE(84), GONE(89), GONE(109),

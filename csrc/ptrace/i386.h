@@ -43,6 +43,7 @@ long compat_stat64(struct call *c);
 long compat_statfs(struct call *c);
 long compat_statfs64(struct call *c);
 long compat_getdents(struct call *c);
+long compat_ipc(struct call *c);
 
 /* ---- the machine --------------------------------------------------------------------------------------- */
 

@@ -151,6 +151,23 @@ static long as(struct call *c, long nr32, long native)
 	return trap_call(c);
 }
 
+/* System V's calls, all in one. Structures without IPC_64 have ids of 16 bits, and are left as they are. */
+long compat_ipc(struct call *c)
+{
+	const int command = (int)c->a[(c->a[0] & 0xffff) == 3 ? 3 : 2];
+	uint32_t at = (uint32_t)c->a[4];
+
+	if (!(command & 0x100) || !(c->core->plan->options & OPT_OWNERS))
+		return call_raw(c);
+	switch (c->a[0] & 0xffff) {
+	case 3: /* a union, where it lies */
+		return guest_read(&at, (void *)(uintptr_t)at, sizeof at) ? -EFAULT : ipc_answer(c, command, (void *)(uintptr_t)at, SEM_DESCRIBED);
+	case 14: return ipc_answer(c, command, (void *)(uintptr_t)at, MSG_DESCRIBED);
+	case 24: return ipc_answer(c, command, (void *)(uintptr_t)at, SHM_DESCRIBED);
+	}
+	return call_raw(c);
+}
+
 long compat_socketcall(struct call *c)
 {
 	static const uint8_t words[] = { 0, 3, 3, 3, 2, 3, 3, 3, 4, 4, 4, 6, 6, 2, 5, 5, 3, 3, 4, 5, 4 };

@@ -63,6 +63,17 @@ static long call_pidfd_getfd(struct call *c)
 	return r;
 }
 
+/* No core files: see no_core_files. What asks for them all the same (`ulimit -c unlimited`) goes on without. */
+static long call_rlimit(struct call *c)
+{
+	const bool whose = c->nr == __NR_prlimit64;
+	long r = call_raw(c);
+
+	if (r != -EPERM || c->a[whose] != RLIMIT_CORE_ || (whose && c->a[0] && (long)c->a[0] != sys_getpid()) || c->core->plan->options & OPT_IDENTITY)
+		return r;
+	return 0;
+}
+
 static long call_dup2(struct call *c)
 {
 	long r;
@@ -238,6 +249,7 @@ static const struct entry front[] = {
 #endif
 	[441] = { call_epoll_pwait, TRAP_ARG, 4, OPT_SIGNALS }, /* epoll_pwait2 */
 	[__NR_mmap] = { call_mmap_code, TRAP, 0, OPT_NOEXEC }, [__NR_mprotect] = { call_mprotect_code, TRAP, 0, OPT_NOEXEC },
+	[__NR_prlimit64] = { call_rlimit, SPECIAL, 0, 0 }, [__NR_setrlimit] = { call_rlimit, SPECIAL, 0, 0 },
 	[__NR_socket] = { call_socket, SPECIAL, 0, OPT_NO_NETWORK | OPT_FAKE_ROOT },
 };
 

@@ -141,6 +141,11 @@ static void special(long nr)
 		JEQ(ROOT_FD + 1, 1, 0);
 		RET(SECCOMP_RET_ALLOW);
 		trap_or_allow();
+	} else if (nr == __NR_prlimit64 || nr == __NR_setrlimit) {
+		LOAD(ARG_LOW(nr == __NR_prlimit64));
+		JEQ(RLIMIT_CORE_, 1, 0);
+		RET(SECCOMP_RET_ALLOW);
+		trap_or_allow();
 	} else if (nr == __NR_socket) { /* see call_socket */
 		if (made.options & OPT_FAKE_ROOT) {
 			LOAD(ARG_LOW(2));
@@ -238,7 +243,8 @@ static struct run classify32(const struct plan *plan, long nr)
 		r = classify(plan, e->native);
 		r.from = (int)nr;
 	} else if (e->convert) {
-		r.what = W_ALWAYS; /* socketcall: what it asks for is in memory, and not asked for by ourselves */
+		/* What it asks for is in memory; socketcall is not asked for by ourselves. */
+		r.what = e->act == SPECIAL ? W_TRAP : W_ALWAYS;
 	}
 	return r;
 }

@@ -208,7 +208,7 @@ static void no_core_files(void)
 		sys_close((int)fd);
 	}
 	if (pattern != '|' && pattern != '/')
-		sys_prlimit(0, 4 /* RLIMIT_CORE */, &none, NULL);
+		sys_prlimit(0, RLIMIT_CORE_, &none, NULL);
 }
 
 NORETURN static void run(char **argv, char **envp, bool joins)

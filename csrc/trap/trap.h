@@ -13,6 +13,7 @@
 
 #include "core/calls.h"
 
+#define RLIMIT_CORE_ 4
 #define TRAP_MAGIC 0x5a5 /* in SECCOMP_RET_DATA: this trap is ours */
 #define TRAP_MAGIC_I386 (TRAP_MAGIC + 1) /* and of a 32-bit call */
 #define PAST_PLAN_I386 (PAST_PLAN + 128)

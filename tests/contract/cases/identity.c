@@ -1,6 +1,11 @@
 /* Root that is not: privileged calls of guest root succeed and are consistent. */
 #include "case.h"
 
+#include <sys/ipc.h>
+#include <sys/msg.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
+
 #include <grp.h>
 #include <sys/sysmacros.h>
 #include <sys/utsname.h>
@@ -566,4 +571,24 @@ CASE(removed_while_open)
 		_exit(0);
 	}
 	CHECK(wait_status(p) == 0);
+}
+
+CASE(shared_memory_belongs_to_whoever_made_it)
+{
+	int shm = shmget(IPC_PRIVATE, 4096, 0600), sem = semget(IPC_PRIVATE, 1, 0600), queue = msgget(IPC_PRIVATE, 0600);
+	struct shmid_ds m;
+	struct semid_ds s;
+	struct msqid_ds q;
+	union { int value; struct semid_ds *at; } arg = { .at = &s };
+
+	CHECK(shm >= 0 && sem >= 0 && queue >= 0);
+	CHECK(shmctl(shm, IPC_STAT, &m) == 0 && m.shm_perm.uid == getuid() && m.shm_perm.cgid == getgid() && m.shm_segsz == 4096);
+	m.shm_perm.mode = 0640;
+	CHECK(shmctl(shm, IPC_SET, &m) == 0 && shmctl(shm, IPC_STAT, &m) == 0 && (m.shm_perm.mode & 0777) == 0640);
+	CHECK(m.shm_perm.uid == getuid() && m.shm_perm.cuid == getuid());
+	CHECK(semctl(sem, 0, IPC_STAT, arg) == 0 && s.sem_perm.uid == getuid() && s.sem_nsems == 1);
+	arg.value = 3;
+	CHECK(semctl(sem, 0, SETVAL, arg) == 0 && semctl(sem, 0, GETVAL) == 3);
+	CHECK(msgctl(queue, IPC_STAT, &q) == 0 && q.msg_perm.gid == getgid() && q.msg_perm.cuid == getuid());
+	CHECK(shmctl(shm, IPC_RMID, NULL) == 0 && semctl(sem, 0, IPC_RMID) == 0 && msgctl(queue, IPC_RMID, NULL) == 0);
 }

@@ -135,8 +135,10 @@ static void put_back_root(const char *name)
 {
 	const char *path = world_path(name);
 	char list[8192];
-	long n = SC3(__NR_llistxattr, path, list, sizeof list);
+	long n;
 
+	SC2(__NR_chmod, path, 0755); /* attributes are not removed without it */
+	n = SC3(__NR_llistxattr, path, list, sizeof list);
 	for (const char *s = list; n > 0 && s < list + n; s += strlen(s) + 1)
 		SC2(__NR_lremovexattr, path, s);
 	SC2(__NR_chmod, path, 0755);
