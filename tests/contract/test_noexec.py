@@ -19,7 +19,7 @@ from udk.runtime.spec import Root
 def test_image_and_layer_on_a_noexec_mount(arena: Arena, programs: dict[str, str], tmp_path: Path) -> None:
     mount = tmp_path / "mount"
     mount.mkdir()
-    spec = arena.spec(programs["glibc"], env={"CONTRACT_FAKE_ROOT": "1"})
+    spec = arena.spec(programs["glibc"], env={"CONTRACT_FAKE_ROOT": "1", "CONTRACT_NOEXEC": "1"})
     spec = spec.replace(
         root=Root(
             lower=(f"{mount}/root",), upper=f"{mount}/layer/upper", work=f"{mount}/layer/work",

@@ -230,5 +230,5 @@ CASE(code_is_mapped_in_one_piece)
 		strcpy(last, path);
 	}
 	fclose(f);
-	CHECK(seen);
+	CHECK(seen || getenv("CONTRACT_NOEXEC")); /* copied there, as nothing of such a mount is mapped */
 }
