@@ -485,7 +485,7 @@ long call_getdents64(struct call *c)
 		return call_raw(c);
 	r = base_quick(c, (int)c->a[0], p);
 	if (r < 0 || p->raw || p->kind != IN_MERGED) {
-		bool open_files = r >= 0 && !p->raw && c->core->roots && c->core->plan->mounts[p->mount].flags & MOUNT_PROC && p->len > 3 &&
+		bool open_files = r >= 0 && !p->raw && c->core->plan->mounts[p->mount].flags & MOUNT_PROC && p->len > 3 &&
 				  str_eq(p->guest + p->len - 3, "/fd");
 
 		r = call_raw(c);

@@ -323,6 +323,7 @@ void notes_drop(struct core *k);
 
 void roots_open(struct core *k);
 void roots_close(struct core *k);
+void roots_taken(struct core *k, int fd); /* by the guest, for a file of its own */
 /* A call relative to one failed with EBADF or ENOTDIR: is that because it is not there any more? Then by p->host. */
 bool roots_lost(struct core *k);
 bool is_root_fd(const struct core *k, int fd); /* the guest has no such descriptor */

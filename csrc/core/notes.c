@@ -132,7 +132,7 @@ void note_drop(struct core *k, int fd)
 	if (!n)
 		return;
 	if (is_root_fd(k, fd)) /* it is another file now */
-		k->roots = false;
+		roots_taken(k, fd);
 	__atomic_fetch_add(&k->notes->drops, 1, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&n->state, 0, __ATOMIC_RELEASE);
 }

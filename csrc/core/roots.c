@@ -8,12 +8,23 @@
  */
 #include "core/core.h"
 
-static bool is_root(const struct core *k, int layer)
+static bool is_union(const struct core *k)
+{
+	return k->plan->mounts[0].flags & MOUNT_UNION;
+}
+
+static bool same_root(const struct core *k, int which, const struct stat *st)
+{
+	const int layer = is_union(k) ? which : 0;
+
+	return st->st_ino == k->plan->root_ino[layer] && st->st_dev == (layer ? k->plan->lower_dev : k->plan->upper_dev);
+}
+
+static bool is_root(const struct core *k, int which)
 {
 	struct stat st;
 
-	return !sys_fstat(ROOT_FD + layer, &st) && st.st_ino == k->plan->root_ino[layer] &&
-	       st.st_dev == (layer ? k->plan->lower_dev : k->plan->upper_dev);
+	return !sys_fstat(ROOT_FD + which, &st) && same_root(k, which, &st);
 }
 
 static bool open_root(const char *path, int at)
@@ -33,8 +44,12 @@ void roots_open(struct core *k)
 {
 	const struct mount *m = &k->plan->mounts[0];
 
-	k->roots = k->notes && m->host_len && open_root(plan_text(k, m->host), ROOT_FD) &&
-		   (!(m->flags & MOUNT_UNION) || open_root(plan_text(k, m->lower), ROOT_FD + 1));
+	k->roots = false;
+	if (!k->notes || !m->host_len || !open_root(plan_text(k, m->host), ROOT_FD))
+		return;
+	k->roots = open_root(plan_text(k, is_union(k) ? m->lower : m->host), ROOT_FD + 1);
+	if (!k->roots) /* one alone would be the guest's to see */
+		sys_close(ROOT_FD);
 }
 
 void roots_close(struct core *k)
@@ -46,15 +61,31 @@ void roots_close(struct core *k)
 	k->roots = false;
 }
 
+/* Where the guest took one, or closed it, the other one is not left for it to see. */
+static void close_one(const struct core *k, int which)
+{
+	if (is_root(k, which))
+		sys_close(ROOT_FD + which);
+}
+
+void roots_taken(struct core *k, int fd)
+{
+	if (k->notes->allowed()) /* a vfork child lost its own ones only */
+		close_one(k, fd == ROOT_FD);
+	k->roots = false;
+}
+
 bool roots_lost(struct core *k)
 {
-	bool union_root = k->plan->mounts[0].flags & MOUNT_UNION;
+	bool first = k->roots && is_root(k, 0);
 
-	if (!k->roots || (is_root(k, 0) && (!union_root || is_root(k, 1))))
+	if (first && is_root(k, 1))
 		return false;
-	if (k->notes && k->notes->allowed()) /* a vfork child lost its own ones only */
+	if (k->roots && k->notes && k->notes->allowed()) {
+		close_one(k, !first);
 		k->roots = false;
-	return true;
+	}
+	return true; /* also where another thread found out, meanwhile */
 }
 
 bool is_root_fd(const struct core *k, int fd)
@@ -62,7 +93,7 @@ bool is_root_fd(const struct core *k, int fd)
 	return (unsigned)fd - ROOT_FD < 2 && k->roots && k->notes;
 }
 
-/* Takes the two out of a listing of /proc/PID/fd that was just given: the entry before is made longer, the first one
+/* Takes the two out of a listing of /proc/PID/fd that was just given by the descriptor a[0]: the entry before is made longer, the first one
  * overwritten. */
 long roots_hide(struct call *c, char *list, long n)
 {
@@ -70,13 +101,16 @@ long roots_hide(struct call *c, char *list, long n)
 	const size_t head = offsetof(struct linux_dirent64, d_reclen), name = offsetof(struct linux_dirent64, d_name);
 	char *buf = c->w->rest;
 	uint16_t before = 0, size;
+	struct stat st;
+	int which;
 
 	for (long at = 0; at < n; at += size) {
 		char text[4] = { 0 };
 
 		if (guest_read(&size, list + at + head, sizeof size) || guest_read(text, list + at + name, 3) || !size)
 			return n;
-		if (!str_eq(text, first) && !str_eq(text, second)) {
+		which = str_eq(text, second);
+		if ((!which && !str_eq(text, first)) || sys_fstatat((int)c->a[0], text, &st, 0) || !same_root(c->core, which, &st)) {
 			before = size;
 			continue;
 		}

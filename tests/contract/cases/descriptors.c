@@ -344,3 +344,37 @@ CASE(a_vfork_beside_threads)
 	over = 1;
 	CHECK(pthread_join(t, NULL) == 0 && !bad);
 }
+
+static int is_listed(int fd)
+{
+	DIR *d = opendir("/proc/self/fd");
+	struct dirent *e;
+	int found = 0;
+
+	CHECK(d);
+	while ((e = readdir(d)))
+		found += atoi(e->d_name) == fd && e->d_name[0] != '.';
+	closedir(d);
+	return found;
+}
+
+/* bash takes the highest number below 64 that is free, then the next one. */
+CASE(high_numbers_are_free)
+{
+	for (int first = 61; first < 64; first++) {
+		pid_t pid = fork();
+		int status;
+
+		if (!pid) {
+			struct stat a, b;
+
+			CHECK(fcntl(first, F_GETFD) < 0 && errno == EBADF && !is_listed(first));
+			CHECK(dup2(0, first) == first && is_listed(first) && fcntl(first, F_GETFD) == 0);
+			for (int other = 61; other < 64; other++)
+				CHECK(other == first || (fcntl(other, F_GETFD) < 0 && errno == EBADF && !is_listed(other)));
+			CHECK(stat("/etc", &a) == 0 && fstat(first, &b) == 0 && open("/etc/passwd", O_RDONLY) >= 0);
+			_exit(0);
+		}
+		CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+	}
+}
