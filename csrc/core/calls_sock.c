@@ -113,6 +113,7 @@ static bool as_given(struct place *p, char *given)
 long address_in(struct call *c, const void *from, unsigned long len, bool make, struct address *a)
 {
 	struct place *p = &c->w->a;
+	char *given = c->w->path;
 	size_t n;
 	long r;
 
@@ -154,9 +155,11 @@ long address_in(struct call *c, const void *from, unsigned long len, bool make, 
 		n = fmt(a->path, UN_MAX, "/proc/self/fd/%d/%s", p->dfd, p->host);
 	else if (n < UN_MAX)
 		memcpy(a->path, p->host, n + 1);
-	if (n >= UN_MAX && as_given(p, c->w->path)) {
-		n = strlen(c->w->path);
-		memcpy(a->path, c->w->path, n + (n < UN_MAX)); /* the longest name ends without a NUL */
+	if (mem_find(given, strlen(given), "../", 3)) /* the kernel does not step up for us: but it may be here */
+		given += last_name(given);
+	if (n >= UN_MAX && as_given(p, given)) {
+		n = strlen(given);
+		memcpy(a->path, given, n + (n < UN_MAX)); /* the longest name ends without a NUL */
 		a->len = (uint32_t)(2 + n + (n < UN_MAX));
 		return 1;
 	}

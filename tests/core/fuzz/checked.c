@@ -173,8 +173,8 @@ static long judge(long nr, int dfd, const char *path, bool follow, bool change)
 			sys_close((int)fd);
 		return r;
 	}
-	if (nr == __NR_newfstatat && *path && path[strlen(path) - 1] == '/')
-		return 0; /* the guest's own words for a socket's directory: is it the one that they lead to? */
+	if (nr == __NR_newfstatat && (str_eq(path, "62") || str_eq(path, "63")))
+		return 0; /* in /proc/PID/fd: roots_hide */
 	if (steps_up(path))
 		violation("it steps up", nr, path);
 	fd = sys_openat2(dfd, path, &how);
