@@ -219,10 +219,10 @@ long call_sethostname(struct call *c)
 	return 0;
 }
 
-/* No namespaces inside: what was translated for one set of mounts would be wrong in another. */
 #define NEW_ONES (0x00020000UL | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x00000080)
 #define SHARED (0x100UL /* CLONE_VM */ | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000)
 
+/* No namespaces inside: what was translated for one set of mounts would be wrong in another. */
 long call_unshare(struct call *c)
 {
 	if (c->a[0] & ~(NEW_ONES | SHARED))

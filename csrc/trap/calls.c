@@ -71,7 +71,10 @@ static long call_rlimit(struct call *c)
 
 	if (r != -EPERM || c->a[whose] != RLIMIT_CORE_ || (whose && c->a[0] && (long)c->a[0] != sys_getpid()) || c->core->plan->options & OPT_IDENTITY)
 		return r;
-	return 0;
+	if (!whose)
+		return 0;
+	c->a[2] = 0; /* what it was is told */
+	return call_raw(c);
 }
 
 static long call_dup2(struct call *c)

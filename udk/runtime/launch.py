@@ -396,7 +396,7 @@ def _has_what_is_asked(now: Container, options: Mapping[str, Any], engine: Engin
                 lacks = f"the mount at {m.target}"
     if lacks:
         raise InUseError(
-            f"container {now.name} is running without {lacks}",
+            f"container {now.name or now.id[:12]} is running without {lacks}",
             "wait for its end, or leave that out to join it as it is",
         )
 

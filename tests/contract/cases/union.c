@@ -335,6 +335,8 @@ CASE(a_core_file)
 	if (pid == 0) {
 		CHECK(setrlimit(RLIMIT_CORE, &most) == 0 && chdir(L "/dir/sub") == 0);
 		CHECK(setrlimit(RLIMIT_CORE, &all) == 0 || !getenv("CONTRACT_FAKE_ROOT"));
+		most = (struct rlimit){ 4711, 4711 };
+		CHECK(syscall(SYS_prlimit64, 0, RLIMIT_CORE, &all, &most) < 0 || most.rlim_cur != 4711);
 		signal(SIGABRT, SIG_DFL);
 		abort();
 	}

@@ -275,6 +275,18 @@ void world_start(void)
 	all_as_it_was();
 }
 
+static NORETURN void left_open(long fd)
+{
+	char link[40], text[300];
+	long n;
+
+	snprintf(link, sizeof link, "/proc/self/fd/%ld", fd);
+	n = sys_readlinkat(AT_FDCWD, link, text, sizeof text - 1);
+	text[MAX(n, 0)] = 0;
+	say(2, "the core left a descriptor open: %ld, %s\n", fd, text);
+	abort();
+}
+
 static int open_above(long *highest)
 {
 	int n = 0;
@@ -345,30 +357,18 @@ void world_more(unsigned more)
 
 void world_leave(void)
 {
-	long fd, now;
+	long fd, now = lowest;
 
 	checked.on = false;
 	guest_low = 4096, guest_high = ~(uintptr_t)0;
 	world.roots = true;
 	roots_close(&world);
 	fd = sys_fcntl(0, F_DUPFD, 3);
-	if (fd != lowest) {
-		char link[40], text[300];
-		snprintf(link, sizeof link, "/proc/self/fd/%d", lowest);
-		long n = sys_readlinkat(AT_FDCWD, link, text, sizeof text - 1);
-		text[MAX(n, 0)] = 0;
-		say(2, "the core left a descriptor open: %d, %s\n", lowest, text);
-		abort();
-	}
+	if (fd != lowest)
+		left_open(lowest);
 	sys_close((int)fd);
-	if (open_above(&now) != above) {
-		char link[40], text[300];
-		snprintf(link, sizeof link, "/proc/self/fd/%ld", now);
-		long n = sys_readlinkat(AT_FDCWD, link, text, sizeof text - 1);
-		text[MAX(n, 0)] = 0;
-		say(2, "the core left a descriptor open: %ld, %s\n", now, text);
-		abort();
-	}
+	if (open_above(&now) != above)
+		left_open(now);
 	sys_chdir("/");
 	SC1(__NR_umask, 022);
 	if (checked.changes)
