@@ -29,6 +29,8 @@ from tests.support.needs import find, needs
 from tests.support.roots import cache, root_tar
 from udk.engines.guard import remove
 from udk.engines.select import by_name
+from udk.layers.index import write_index
+from udk.layers.record import RecordWriter
 from udk.runtime.spec import Mount, Root, RunSpec
 
 pytestmark = [needs("bwrap", "gcc"), pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -66,7 +68,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     where = cache()
     bench = where / "bench.tar" if where else None
     tar = bench if bench and bench.exists() else root_tar("debian12")
-    made = tmp_path_factory.mktemp("debian") / "root"
+    made = tmp_path_factory.mktemp("debian") / "rootfs"
     made.mkdir()
     subprocess.run(
         ["tar", "-xf", str(tar), "-C", str(made), "--exclude=./dev/*", "--no-same-owner"], check=True
@@ -89,6 +91,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "git -c user.name=a -c user.email=a@b commit -qm all"
     )
     subprocess.run([*inside, sources], env=ENV, check=False)
+    RecordWriter(f"{made.parent}/record").close()
+    write_index(str(made.parent))
     yield made
     remove([str(made)])
 
@@ -133,7 +137,7 @@ class Tools:
             argv=argv, env=ENV,
             root=Root(
                 lower=(str(self.root),), upper=f"{home}/upper", work=f"{home}/work",
-                changes=f"{home}/changes",
+                changes=f"{home}/changes", records=(f"{self.root.parent}/record",),
             ),
             mounts=(Mount(kind="proc", target="/proc"), Mount(kind="dev", target="/dev")),
             cookie=uuid.uuid4().hex[:16],

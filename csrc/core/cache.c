@@ -75,8 +75,14 @@ static int take(struct core *k, const struct cached *e, uint64_t key1, uint64_t 
 	return inside;
 }
 
+/* For now it may be none; who looks again and could use one finds it by the path, or asks for it to be remembered anew. */
+static uint32_t dir_of(struct core *k, const struct place *p)
+{
+	return p->kind == IN_LOWER && !p->mount ? index_dir(k, p->guest, p->len) : INDEX_NONE;
+}
+
 static void keep(struct cached *e, uint32_t generation, uint64_t key1, uint64_t key2, const char *key, size_t n,
-		 const char *path, size_t len, const struct place *p, int inside)
+		 const char *path, size_t len, const struct place *p, int inside, uint32_t dir)
 {
 	uint32_t seq = __atomic_load_n(&e->seq, __ATOMIC_RELAXED);
 
@@ -93,6 +99,7 @@ static void keep(struct cached *e, uint32_t generation, uint64_t key1, uint64_t 
 	e->kind = p->kind;
 	e->layer = p->layer;
 	e->mounts_inside = (uint8_t)inside;
+	e->dir = dir;
 	e->generation = generation;
 	__atomic_store_n(&e->seq, seq + 2, __ATOMIC_RELEASE);
 }
@@ -108,17 +115,18 @@ void cache_keep_text(struct core *k, uint32_t generation, const char *key, size_
 {
 	uint64_t h = text_hash(key, n);
 
-	keep(&k->plan->dirs[h % DIR_CACHE], generation, h, n, key, n, p->guest, p->len, p, inside);
+	keep(&k->plan->dirs[h % DIR_CACHE], generation, h, n, key, n, p->guest, p->len, p, inside, dir_of(k, p));
 }
 
-bool cache_straight(struct core *k, const char *text, size_t n, uint8_t *mount, uint8_t *kind)
+bool cache_straight(struct core *k, const char *text, size_t n, struct note *what)
 {
 	uint64_t h = text_hash(text, n);
 	const struct cached *e = &k->plan->dirs[h % DIR_CACHE];
 	uint32_t seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
 
-	*mount = e->mount;
-	*kind = e->kind;
+	what->mount = e->mount;
+	what->kind = e->kind;
+	what->dir = e->dir;
 	if (seq & 1 || e->key1 != h || e->key2 != n || e->key_len != n || e->len != n || n > CACHE_TEXT / 2 || e->mounts_inside ||
 	    e->kind == IN_MERGED || e->generation != k->plan->generation || !same_text(e->text, text, n) || !same_text(e->text + n, text, n))
 		return false;
@@ -128,9 +136,9 @@ bool cache_straight(struct core *k, const char *text, size_t n, uint8_t *mount, 
 
 bool known_directory(struct core *k, const char *text, size_t n)
 {
-	uint8_t mount, kind;
+	struct note what;
 
-	return text[0] == '/' && cache_straight(k, text, n, &mount, &kind);
+	return text[0] == '/' && cache_straight(k, text, n, &what);
 }
 
 /* These are kept with the texts, told from them by the inode's number in the place of the length. */
@@ -148,8 +156,10 @@ bool cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, s
 	what->mount = e->mount;
 	what->kind = e->kind;
 	what->quiet = !e->mounts_inside;
+	what->dir = e->dir;
 	if (seq & 1 || e->key1 != h || e->key2 != ~ino || e->key_len != n || e->len != sizeof dev || n + sizeof dev > CACHE_TEXT ||
-	    e->generation != k->plan->generation || !same_text(e->text, text, n) || !same_text(e->text + n, (const char *)&dev, sizeof dev))
+	    e->generation != k->plan->generation || !same_text(e->text, text, n) || !same_text(e->text + n, (const char *)&dev, sizeof dev) ||
+	    (!what->dir && index_ready(k, 0)))
 		return false;
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	return __atomic_load_n(&e->seq, __ATOMIC_RELAXED) == seq;
@@ -159,7 +169,7 @@ void cache_keep_below(struct core *k, uint32_t generation, uint64_t dev, uint64_
 {
 	uint64_t h = below_hash(dev, ino, text, n);
 
-	keep(&k->plan->dirs[h % DIR_CACHE], generation, h, ~ino, text, n, (const char *)&dev, sizeof dev, p, mounts_below(k, p->guest, p->len));
+	keep(&k->plan->dirs[h % DIR_CACHE], generation, h, ~ino, text, n, (const char *)&dev, sizeof dev, p, mounts_below(k, p->guest, p->len), dir_of(k, p));
 }
 
 int cache_inode(struct core *k, uint64_t dev, uint64_t ino, struct place *p)
@@ -169,7 +179,7 @@ int cache_inode(struct core *k, uint64_t dev, uint64_t ino, struct place *p)
 
 void cache_keep_inode(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const struct place *p, int inside)
 {
-	keep(&k->plan->fds[inode_hash(dev, ino) % FD_CACHE], generation, dev, ino, "", 0, p->guest, p->len, p, inside);
+	keep(&k->plan->fds[inode_hash(dev, ino) % FD_CACHE], generation, dev, ino, "", 0, p->guest, p->len, p, inside, 0);
 }
 
 void bloom_add(struct core *k, const char *name, size_t n)

@@ -4,8 +4,6 @@
 #ifndef STATX_BTIME
 #define STATX_BTIME 0x800U
 #endif
-#define MNT_ID 0x1000U
-#define MNT_IDS (MNT_ID | 0x4000U /* the unique kind */)
 #define MNT_ID_AT 0x90
 #define ATTR_MOUNT_ROOT 0x2000
 
@@ -182,6 +180,23 @@ void stat_to_statx(struct statx *x, const struct stat *st)
 		x->stx_rdev_major = (uint32_t)(st->st_rdev >> 8 & 0xfff);
 		x->stx_rdev_minor = (uint32_t)((st->st_rdev & 0xff) | (st->st_rdev >> 12 & ~0xffU));
 	}
+}
+
+void statx_basic(struct statx *x, const struct stat *st)
+{
+	memset(x, 0, sizeof *x);
+	x->stx_mask = STATX_BASIC_STATS;
+	x->stx_attributes_mask = ATTR_MOUNT_ROOT;
+	x->stx_blksize = (uint32_t)st->st_blksize;
+	x->stx_size = (uint64_t)st->st_size;
+	x->stx_blocks = (uint64_t)st->st_blocks;
+	x->stx_atime.tv_sec = (int64_t)st->st_atime;
+	x->stx_atime.tv_nsec = (uint32_t)st->st_atime_nsec;
+	x->stx_mtime.tv_sec = (int64_t)st->st_mtime;
+	x->stx_mtime.tv_nsec = (uint32_t)st->st_mtime_nsec;
+	x->stx_ctime.tv_sec = (int64_t)st->st_ctime;
+	x->stx_ctime.tv_nsec = (uint32_t)st->st_ctime_nsec;
+	stat_to_statx(x, st);
 }
 
 void statx_mount(struct statx *x, uint32_t mask, int mount, bool top)

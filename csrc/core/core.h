@@ -32,6 +32,8 @@
 #define ENGINE_LOW (ENGINE_BASE - 0x08000000UL)   /* data: below, out of brk's way */
 #define PLAN_AT ENGINE_LOW
 #define CHANGES_AT (ENGINE_LOW + 0x02000000UL)
+#define INDEX_AT (ENGINE_LOW + 0x03100000UL)
+#define INDEX_ROOM (EXE_MARK - INDEX_AT)
 #define EXE_MARK (ENGINE_LOW + 0x07000000UL)
 
 /* ---- the plan: what one container is, in a file that every process of it maps ------------------------- */
@@ -91,6 +93,7 @@ struct cached {
 	uint64_t key1, key2; /* hash of the text and its length, or device and inode */
 	uint16_t key_len, len;
 	uint8_t mount, kind, mounts_inside, layer; /* the last: of the directory itself, by device and inode */
+	uint32_t dir; /* its number in the index */
 	char text[CACHE_TEXT]; /* key (for the cache by text), then the canonical path */
 };
 
@@ -131,7 +134,8 @@ struct plan {
 	uint64_t loader_dev, loader_ino; /* identity: the engine's own file */
 	uint32_t lower_fd, record_fd; /* identity: descriptors at the start, 0 for none */
 	uint64_t upper_dev, lower_dev, root_ino[2]; /* of the root directory, and of the lower one */
-	uint32_t loader, state, work, changes, record, hostname, sockets, cwd, code, emulator, ldconfig; /* strings */
+	int64_t lower_ctime[2];
+	uint32_t loader, state, work, changes, record, hostname, sockets, cwd, code, emulator, ldconfig, index; /* strings */
 	uint32_t report;  /* descriptor on which the guard is told why nothing is executed; 0: none */
 	uint32_t machine; /* e_machine of what the emulator runs; 0: there is none */
 	uint32_t strings_used;
@@ -171,6 +175,7 @@ struct ids {
 struct note {
 	uint64_t dev, ino;   /* ino 0: not asked, for it is `quiet` */
 	uint32_t generation, state;
+	uint32_t dir; /* its number in the index, where it is of the lower alone */
 	uint8_t quiet, mount, kind; /* quiet: of one layer and one mount down to its leaves */
 };
 struct notes {
@@ -291,7 +296,7 @@ int cache_inode(struct core *k, uint64_t dev, uint64_t ino, struct place *p);
 void cache_keep_text(struct core *k, uint32_t generation, const char *key, size_t n, const struct place *p, int inside);
 void cache_keep_inode(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const struct place *p, int inside);
 /* A directory that its own text names without a link, of one layer: what its names are looked up in. False: not sure. */
-bool cache_straight(struct core *k, const char *text, size_t n, uint8_t *mount, uint8_t *kind);
+bool cache_straight(struct core *k, const char *text, size_t n, struct note *what);
 /* Is what the path names a directory, and no link? False: not sure. */
 bool known_directory(struct core *k, const char *text, size_t n);
 /* The same for a path relative to a directory: the kernel may walk it from there. `what` is what is to be noted of it. */
@@ -311,11 +316,28 @@ uint32_t note_begin(const struct core *k); /* before the descriptor is looked at
 void note_set(struct core *k, int fd, const struct note *now, uint32_t begun);
 /* Is it a directory in which names are the kernel's business alone? Its mount and kind, then. */
 bool note_quiet(struct core *k, int fd, uint8_t *mount, uint8_t *kind);
+bool note_quiet_dir(struct core *k, int fd, struct note *what);
 void note_identify(struct core *k, int fd, uint64_t dev, uint64_t ino, uint32_t begun); /* what an fstat told */
 void note_dup(struct core *k, int from, int to); /* `to` was made a copy of `from` */
 void note_hold(struct core *k, int fd); /* no note until it is dropped: a handler of the guest may come before that */
 void note_drop(struct core *k, int fd); /* it is, or may be, another one now */
 void notes_drop(struct core *k);
+
+/* ---- index.c ------------------------------------------------------------------------------------------ */
+
+/* The number of a directory of the lower, by its canonical path; of one in another. 0: not known yet, INDEX_NONE:
+ * it has none. */
+#define INDEX_NONE 0xffffffffU
+uint32_t index_dir(struct core *k, const char *path, size_t n);
+uint32_t index_below(struct core *k, uint32_t dir, const char *name, size_t n);
+/* lstat of a name in a directory: 1 with st as the kernel would give it, 0: there is none, -1: not known. `plain`: it has
+ * no attributes that a guest sees. */
+int index_stat(struct core *k, uint32_t dir, const char *name, size_t n, struct stat *st, bool *plain);
+long index_no_attribute(bool acl); /* what the kernel says then; 0: not known. After index_stat */
+/* Can it be asked? `patience`: how much nearer to the opening of the file this question brings the process. */
+bool index_ready(struct core *k, unsigned patience);
+bool index_is(struct core *k, uint32_t dir, const struct stat *st); /* of a directory; when it is ready */
+void index_forget(void);
 
 /* ---- roots.c ------------------------------------------------------------------------------------------ */
 
@@ -549,6 +571,9 @@ long read_merged(struct call *c, int fd, struct place *dir, void *to, size_t n);
 #define NO_FD ((int)0x80000000)
 void stat_of_statx(struct stat *st, const struct statx *x); /* type, owner and names of it */
 void stat_to_statx(struct statx *x, const struct stat *st);
+void statx_basic(struct statx *x, const struct stat *st); /* STATX_BASIC_STATS */
+#define MNT_ID 0x1000U
+#define MNT_IDS (MNT_ID | 0x4000U /* the unique kind */)
 void statx_mount(struct statx *x, uint32_t mask, int mount, bool top); /* mounts are those of our mountinfo; -1: not known */
 
 /* exec.c: ETXTBSY, which the kernel says only of programs that it started itself. */

@@ -212,9 +212,10 @@ long base_quick(struct call *c, int dfd, struct place *p)
 	r = base_dir(c, dfd, p);
 	if (r >= 0 && !p->raw) {
 		const struct mount *m = &k->plan->mounts[p->mount];
-		struct note now = { p->st.st_dev, p->st.st_ino, generation, 0, false, p->mount, p->kind };
+		struct note now = { .dev = p->st.st_dev, .ino = p->st.st_ino, .generation = generation, .mount = p->mount, .kind = p->kind };
 
 		now.quiet = !r && p->kind != IN_MERGED && m->flags & MOUNT_CACHE && !(m->flags & MOUNT_PROC) && !mounts_below(k, p->guest, p->len);
+		now.dir = now.quiet && p->kind == IN_LOWER && !p->mount ? index_dir(k, p->guest, p->len) : INDEX_NONE;
 		note_set(k, dfd, &now, begun);
 	}
 	return r;
@@ -258,8 +259,12 @@ bool remember_begin(struct call *c, const struct place *p, struct note *now, uin
 		return false;
 	*now = (struct note){ .generation = k->plan->generation, .mount = p->mount, .kind = p->kind };
 	if (nameless(p)) { /* below what is quiet */
+		struct note above;
+
 		bloom_add(k, p->host, strlen(p->host));
 		now->quiet = true;
+		if (p->kind == IN_LOWER && !p->mount && note_quiet_dir(k, p->dfd, &above))
+			now->dir = index_below(k, above.dir, p->host, strlen(p->host));
 	} else {
 		/* The names above were added when what it is relative to was remembered. */
 		const char *name = p->direct ? str_rchr(p->guest, '/') + 1 : NULL;
@@ -295,6 +300,7 @@ void remember_dir(struct call *c, const struct place *p, int fd, struct note *no
 		now->quiet = t->kind != IN_MERGED && !mounts_below(k, t->guest, t->len);
 		if (k->plan->generation != now->generation)
 			return;
+		now->dir = now->quiet && t->kind == IN_LOWER && !t->mount ? index_dir(k, t->guest, t->len) : INDEX_NONE;
 		cache_keep_inode(k, now->generation, st->st_dev, st->st_ino, t, mounts_inside(k, t->guest, t->len));
 	}
 	note_set(k, fd, now, begun);

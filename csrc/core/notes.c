@@ -44,6 +44,7 @@ static bool note_write(struct note *n, const struct note *now, uint32_t state)
 	n->quiet = now->quiet;
 	n->mount = now->mount;
 	n->kind = now->kind;
+	n->dir = now->dir;
 	__atomic_store_n(&n->state, state, __ATOMIC_SEQ_CST);
 	return true;
 }
@@ -71,15 +72,19 @@ bool note_get(struct core *k, int fd, uint64_t *dev, uint64_t *ino)
 	return n.ino != 0;
 }
 
+bool note_quiet_dir(struct core *k, int fd, struct note *n)
+{
+	return note_read(k, fd, n, true) && n->quiet && (!(n->state & HINT) || confirm(k, fd, n));
+}
+
 bool note_quiet(struct core *k, int fd, uint8_t *mount, uint8_t *kind)
 {
 	struct note n;
+	bool quiet = note_quiet_dir(k, fd, &n);
 
-	if (!note_read(k, fd, &n, true))
-		return false;
 	*mount = n.mount;
 	*kind = n.kind;
-	return n.quiet && (!(n.state & HINT) || confirm(k, fd, &n));
+	return quiet;
 }
 
 uint32_t note_begin(const struct core *k)

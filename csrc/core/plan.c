@@ -82,7 +82,7 @@ const char *plan_parse(struct plan *plan, const char *text, size_t n, bool parti
 		{ "loader", &plan->loader, true }, { "state", &plan->state, true }, { "work", &plan->work, true },
 		{ "changes", &plan->changes, true }, { "record", &plan->record, true }, { "hostname", &plan->hostname, false },
 		{ "sockets", &plan->sockets, true }, { "cwd", &plan->cwd, false }, { "code", &plan->code, true },
-		{ "emulator", &plan->emulator, true }, { "ldconfig", &plan->ldconfig, true },
+		{ "emulator", &plan->emulator, true }, { "ldconfig", &plan->ldconfig, true }, { "index", &plan->index, true },
 	};
 	struct { const char *key; uint32_t *to; } numbers[] = {
 		{ "options", &plan->options }, { "uid", &plan->uid }, { "gid", &plan->gid }, { "machine", &plan->machine },
@@ -145,6 +145,14 @@ bool plan_anchor(struct plan *plan, int keeper)
 }
 
 /* Looks at the trees once: whose they are, on which devices. 0 or -errno; *what is the path of the trouble. */
+/* Are inodes the same at each mount? By FUSE they are what a program makes up. */
+static bool lasting_inodes(const char *path)
+{
+	long fs[32];
+
+	return !SC2(__NR_statfs, path, fs) && fs[0] != 0x65735546;
+}
+
 long plan_inspect(struct plan *plan, const char **what)
 {
 	const struct mount *m = &plan->mounts[0];
@@ -172,6 +180,10 @@ long plan_inspect(struct plan *plan, const char **what)
 		plan->lower_dev = st.st_dev;
 		plan->root_ino[1] = st.st_ino;
 		plan->lower_uid = st.st_uid;
+		plan->lower_ctime[0] = (int64_t)st.st_ctime;
+		plan->lower_ctime[1] = (int64_t)st.st_ctime_nsec;
+		if (plan->index && !lasting_inodes(*what))
+			plan->index = 0;
 	}
 	return r;
 }
@@ -279,7 +291,7 @@ long plan_map(struct core *k, const char *state, bool make)
 /* Nothing in it leads out of it: a file that was cut or written over is refused. */
 static bool sound(const struct plan *p)
 {
-	const uint32_t texts[] = { p->loader, p->state, p->work, p->changes, p->record, p->hostname, p->sockets, p->cwd };
+	const uint32_t texts[] = { p->loader, p->state, p->work, p->changes, p->record, p->hostname, p->sockets, p->cwd, p->index };
 
 	if (p->magic != PLAN_MAGIC || p->size != sizeof *p || !p->n_mounts || p->n_mounts > MAX_MOUNTS || p->n_groups > MAX_GROUPS ||
 	    p->strings[PLAN_STRINGS - 1] || p->mounts[0].guest_len)

@@ -15,6 +15,9 @@ struct light {
 	char text[TEXT];
 	int dfd; /* what the kernel is told */
 	const char *name;
+	const char *last; /* the name alone */
+	size_t last_len;
+	uint32_t dir; /* that it is in, by its number in the index; 0: the kernel must be asked */
 };
 
 static bool is_name(const char *s)
@@ -30,8 +33,28 @@ static bool known(int fd, const char *text, size_t n, struct note *what)
 	return !self.core.root_len && note_get(&self.core, fd, &dev, &ino) && cache_below(&self.core, dev, ino, text, n, what);
 }
 
-/* Whether the kernel may look the path up, but for a link at its end. */
-static bool placed(struct light *l, int fd, unsigned long path)
+/* Does the descriptor still lead to the directory that was noted? The index is asked instead of the kernel, which would
+ * know: closing is not seen, and a vfork child has descriptors and a working directory of its own. */
+static bool holds(int fd, const struct note *what, bool itself)
+{
+	struct core *k = &self.core;
+	uint64_t dev, ino;
+	struct stat st;
+
+	if (fd == AT_FDCWD)
+		return k->notes->allowed();
+	if (sys_fstat(fd, &st))
+		return false;
+	return itself ? index_is(k, what->dir, &st) : note_get(k, fd, &dev, &ino) && st.st_ino == ino && st.st_dev == dev;
+}
+
+static bool has_number(const struct note *what)
+{
+	return what->kind == IN_LOWER && what->dir != INDEX_NONE && index_ready(&self.core, 1);
+}
+
+/* Whether the kernel may look the path up, but for a link at its end. `wanted`: the index is worth a look at the descriptor. */
+static bool placed(struct light *l, int fd, unsigned long path, bool wanted)
 {
 	struct core *k = &self.core;
 	struct note what;
@@ -40,20 +63,41 @@ static bool placed(struct light *l, int fd, unsigned long path)
 
 	if (n <= 0 || judged(k))
 		return false;
+	wanted = wanted || fd == AT_FDCWD;
 	slash = str_rchr(l->text, '/');
-	if (!is_name(slash ? slash + 1 : l->text))
+	l->last = slash ? slash + 1 : l->text;
+	if (!is_name(l->last))
 		return false;
+	l->last_len = (size_t)(l->text + n - l->last);
 	l->name = l->text;
 	l->dfd = fd;
-	if (!slash)
-		return note_quiet(k, fd, &what.mount, &what.kind) ? !what.mount : known(fd, l->text, (size_t)n, &what);
+	l->dir = 0;
+	if (!slash) {
+		if (!note_quiet_dir(k, fd, &what)) /* it is a directory, perhaps, that paths went through */
+			return known(fd, l->text, (size_t)n, &what);
+		if (wanted && has_number(&what)) {
+			if (!what.dir) { /* noted before the index was open */
+				note_drop(k, fd);
+				return false;
+			}
+			l->dir = holds(fd, &what, true) ? what.dir : 0;
+		}
+		return !what.mount;
+	}
 	n = slash - l->text;
 	if (!n)
 		return false;
-	if (l->text[0] != '/')
-		return known(fd, l->text, (size_t)n, &what);
-	if (k->root_len || !k->roots || !k->notes || !cache_straight(k, l->text, (size_t)n, &what.mount, &what.kind) || what.mount)
+	if (l->text[0] != '/') {
+		if (!known(fd, l->text, (size_t)n, &what))
+			return false;
+		if (wanted && has_number(&what) && what.dir && holds(fd, &what, false))
+			l->dir = what.dir;
+		return true;
+	}
+	if (k->root_len || !k->roots || !k->notes || !cache_straight(k, l->text, (size_t)n, &what) || what.mount)
 		return false;
+	if (has_number(&what))
+		l->dir = what.dir ? what.dir : index_dir(k, l->text, (size_t)n);
 	l->name = l->text + 1;
 	l->dfd = ROOT_FD + (what.kind == IN_LOWER);
 	return true;
@@ -94,6 +138,18 @@ static bool is_link(unsigned long at)
 	return guest_read(&word, (uint64_t *)at + OWNER_WORD, sizeof word) || (word & S_IFMT) == S_IFLNK;
 }
 
+/* What the index says of the file, as the guest is to see it: KNOWN, NONE, or that the kernel is to be asked, or OTHER: that
+ * one of the records tells of it. */
+enum { ASK = -1, NONE, KNOWN, OTHER };
+
+static int listed(const struct light *l, struct stat *st)
+{
+	bool plain;
+	int is = index_stat(&self.core, l->dir, l->last, l->last_len, st, &plain);
+
+	return is > 0 && !owner_show_plain(&self.core, st) ? OTHER : is;
+}
+
 static bool light_fstat(int fd, unsigned long to, long *r)
 {
 	uint32_t begun = note_begin(&self.core);
@@ -104,15 +160,26 @@ static bool light_fstat(int fd, unsigned long to, long *r)
 	return *r || shown(to, false, fd, begun);
 }
 
+static bool leads_no_further(unsigned flags, const struct stat *st)
+{
+	return flags & AT_SYMLINK_NOFOLLOW || (st->st_mode & S_IFMT) != S_IFLNK;
+}
+
 static bool light_stat(int fd, unsigned long path, unsigned long to, unsigned flags, long *r)
 {
 	struct light l;
+	struct stat st;
 	char first;
+	int is;
 
 	if (flags & AT_EMPTY_PATH)
 		return path && !guest_read(&first, (void *)path, 1) && !first && light_fstat(fd, to, r);
-	if (flags & ~(unsigned)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) || !placed(&l, fd, path))
+	if (flags & ~(unsigned)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) || !placed(&l, fd, path, true))
 		return false;
+	is = listed(&l, &st);
+	*r = is == NONE ? -ENOENT : 0;
+	if (is != ASK)
+		return is == NONE || (is == KNOWN && leads_no_further(flags, &st) && !guest_write((void *)to, &st, sizeof st));
 	*r = sys_fstatat(l.dfd, l.name, (struct stat *)to, (int)flags | AT_SYMLINK_NOFOLLOW);
 	if (*r)
 		return !unsure(*r);
@@ -124,9 +191,18 @@ static bool light_statx(int fd, unsigned long path, unsigned flags, uint32_t mas
 	struct light l;
 	struct statx x;
 	struct stat st;
+	int is;
 
-	if (flags & ~(unsigned)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_SYNC_TYPE_) || !placed(&l, fd, path))
+	if (flags & ~(unsigned)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_SYNC_TYPE_) || !placed(&l, fd, path, true))
 		return false;
+	is = mask & ~(uint32_t)(STATX_BASIC_STATS | MNT_IDS) ? ASK : listed(&l, &st);
+	*r = is == NONE ? -ENOENT : 0;
+	if (is == KNOWN) {
+		statx_basic(&x, &st);
+		statx_mount(&x, mask, 0, false);
+	}
+	if (is != ASK)
+		return is == NONE || (is == KNOWN && leads_no_further(flags, &st) && !guest_write((void *)to, &x, sizeof x));
 	*r = SC5(__NR_statx, l.dfd, l.name, flags | AT_SYMLINK_NOFOLLOW, mask, &x);
 	if (*r)
 		return !unsure(*r);
@@ -145,6 +221,7 @@ static bool light_opendir(int fd, unsigned long path, unsigned flags, long *r)
 {
 	struct core *k = &self.core;
 	struct note now = { .generation = k->plan->generation, .quiet = true };
+	struct note above;
 	uint32_t begun;
 	const char *slash;
 	char name[TEXT];
@@ -157,10 +234,14 @@ static bool light_opendir(int fd, unsigned long path, unsigned flags, long *r)
 	slash = str_rchr(name, '/');
 	if (!is_name(slash ? slash + 1 : name))
 		return false;
-	if (!slash && note_quiet(k, fd, &now.mount, &now.kind))
+	if (!slash && note_quiet_dir(k, fd, &above)) {
 		bloom_add(k, name, (size_t)n);
-	else if (!known(fd, name, (size_t)n, &now) || !now.quiet)
+		now.mount = above.mount;
+		now.kind = above.kind;
+		now.dir = index_below(k, above.dir, name, (size_t)n);
+	} else if (!known(fd, name, (size_t)n, &now) || !now.quiet) {
 		return false;
+	}
 	if (now.mount)
 		return false;
 	begun = note_begin(k) + 1; /* the opening itself drops a note */
@@ -175,13 +256,19 @@ static bool light_opendir(int fd, unsigned long path, unsigned flags, long *r)
 static bool light_open(int fd, unsigned long path, unsigned flags, long *r)
 {
 	struct light l;
+	struct stat st;
+	bool plain;
 
 	if (flags & (O_ACCMODE | O_CREAT | O_TRUNC | O_PATH | (O_TMPFILE & ~O_DIRECTORY)))
 		return false;
 	if (flags & O_DIRECTORY)
 		return light_opendir(fd, path, flags, r);
-	if (!placed(&l, fd, path))
+	if (!placed(&l, fd, path, false))
 		return false;
+	if (index_stat(&self.core, l.dir, l.last, l.last_len, &st, &plain) == 0) {
+		*r = -ENOENT;
+		return true;
+	}
 	*r = sys_openat(l.dfd, l.name, (int)flags | O_NOFOLLOW, 0);
 	if (*r >= 0)
 		note_drop(&self.core, (int)*r);
@@ -191,11 +278,63 @@ static bool light_open(int fd, unsigned long path, unsigned flags, long *r)
 static bool light_readlink(int fd, unsigned long path, unsigned long to, unsigned long size, long *r)
 {
 	struct light l;
+	struct stat st;
+	bool plain;
+	int is;
 
-	if (!placed(&l, fd, path))
+	if (!placed(&l, fd, path, false))
 		return false;
+	is = index_stat(&self.core, l.dir, l.last, l.last_len, &st, &plain);
+	if ((int)size > 0 && (!is || (is > 0 && (st.st_mode & S_IFMT) != S_IFLNK))) {
+		*r = is ? -EINVAL : -ENOENT;
+		return true;
+	}
 	*r = known_directory(&self.core, l.text, strlen(l.text)) ? -EINVAL : SC4(__NR_readlinkat, l.dfd, l.name, to, size);
 	return !unsure(*r);
+}
+
+static bool light_access(int fd, unsigned long path, unsigned mode, unsigned flags, long *r)
+{
+	struct light l;
+	struct stat st;
+	int is;
+
+	if (mode & ~(unsigned)(R_OK | X_OK) || flags & ~(unsigned)(AT_EACCESS | AT_SYMLINK_NOFOLLOW) || !placed(&l, fd, path, false))
+		return false;
+	is = listed(&l, &st);
+	if (is != NONE && (is != KNOWN || !leads_no_further(flags, &st)))
+		return false;
+	*r = is == NONE ? -ENOENT : !mode || mode_allows(&self.core, &st, (int)mode, flags & AT_EACCESS) ? 0 : -EACCES;
+	return true;
+}
+
+/* Of a file that has no attributes. `name` 0: their list is asked for. */
+static bool light_xattr(unsigned long path, unsigned long name, long *r)
+{
+	const bool kept = self.core.plan->options & OPT_FAKE_ROOT; /* security.* is one of user.* on disk */
+	struct light l;
+	struct stat st;
+	char text[40] = "";
+	bool plain, acl;
+	long n;
+
+	if (name) {
+		n = guest_str(text, (void *)name, sizeof text);
+		acl = n > 0 && (str_eq(text, "system.posix_acl_access") || str_eq(text, "system.posix_acl_default"));
+		if (n <= 0 || (!acl && !(str_starts(text, "user.") && text[5]) && !(kept && str_starts(text, "security."))))
+			return false;
+	}
+	if (!placed(&l, AT_FDCWD, path, false))
+		return false;
+	n = index_stat(&self.core, l.dir, l.last, l.last_len, &st, &plain);
+	if (n <= 0) {
+		*r = -ENOENT;
+		return !n;
+	}
+	if (!plain || (st.st_mode & S_IFMT) == S_IFLNK)
+		return false;
+	*r = name ? index_no_attribute(acl) : 0;
+	return !name || *r;
 }
 
 bool light(long nr, const unsigned long a[6], long *r)
@@ -223,6 +362,13 @@ bool light(long nr, const unsigned long a[6], long *r)
 	case __NR_statx: return light_statx(fd, a[1], (unsigned)a[2], (uint32_t)a[3], a[4], r);
 	case __NR_openat: return light_open(fd, a[1], (unsigned)a[2], r);
 	case __NR_open: return light_open(AT_FDCWD, a[0], (unsigned)a[1], r);
+	case __NR_access: return light_access(AT_FDCWD, a[0], (unsigned)a[1], 0, r);
+	case __NR_faccessat: return light_access(fd, a[1], (unsigned)a[2], 0, r);
+	case __NR_faccessat2: return light_access(fd, a[1], (unsigned)a[2], (unsigned)a[3], r);
+	case __NR_getxattr: return light_xattr(a[0], a[1], r);
+	case __NR_lgetxattr: return light_xattr(a[0], a[1], r);
+	case __NR_listxattr:
+	case __NR_llistxattr: return light_xattr(a[0], 0, r);
 	case __NR_readlinkat: return light_readlink(fd, a[1], a[2], a[3], r);
 	case __NR_readlink: return light_readlink(AT_FDCWD, a[0], a[1], a[2], r);
 	}

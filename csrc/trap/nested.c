@@ -149,6 +149,7 @@ long nested_plan(struct core *k, struct plan *plan, const char **what)
 		*what = plan->strings + *at;
 		r = text(&c, at, i < 3);
 	}
+	plan->index = 0; /* made with what a guest sees of its tree */
 	if (!r)
 		r = add(plan_text(k, k->plan->loader), &plan->loader, NULL);
 	if (!r)
@@ -170,4 +171,5 @@ void nested_leave(struct core *k)
 	roots_close(k);
 	notes_drop(k);
 	owner_forget_record();
+	index_forget();
 }

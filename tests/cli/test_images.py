@@ -126,6 +126,18 @@ def test_store_commands(new_udk: Udk, served: Served) -> None:
     assert "no such action" in new_udk.fails("store", "burn")
 
 
+def test_a_tree_made_before_there_was_an_index_gets_it_by_a_pull(new_udk: Udk, box: str) -> None:
+    new_udk.ok("pull", "-q", box)
+    (index,) = new_udk.store.glob("trees/*/index")
+    kept = index.stat().st_size
+    index.unlink()
+    assert new_udk.ok("run", "-q", "--rm", box, "true") == ""  # it is not needed
+    assert not index.exists()
+    new_udk.ok("pull", "-q", box)
+    assert index.stat().st_size == kept
+    assert "index" not in new_udk.ok("store", "fsck")
+
+
 def test_other_stores_and_configuration(new_udk: Udk, udk: Udk, box: str, tmp_path: Path) -> None:
     assert new_udk.ok("run", "--pull=never", box, "echo", "x", env={"UDK_STORES": str(udk.store)}) == "x\n"
     config = tmp_path / "c.toml"

@@ -17,6 +17,8 @@ from tests.support.needs import apptainer, find
 from udk.engines.base import Engine
 from udk.engines.guard import spawn
 from udk.engines.select import by_name, probe
+from udk.layers.index import has_index, write_index
+from udk.layers.record import RecordWriter
 from udk.runtime.spec import Identity, Mount, Root, RunSpec
 
 PATIENCE = 250  # seconds for one run of the cases
@@ -75,7 +77,7 @@ def add_libraries(program: Path, root: Path) -> None:
 
 
 def make_lower(root: Path) -> None:
-    """The image that ``cases/union.c`` describes."""
+    """The image that ``cases/union.c`` and ``cases/image.c`` describe."""
     for name in ("etc", "tmp", "proc", "dev", "sys", "opt/contract"):
         (root / name).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
@@ -87,8 +89,11 @@ def make_lower(root: Path) -> None:
         "special/lowerfile": "s", "owned": "o", "bound": "not bound", "gone/deep/f": "f",
     }  # fmt: skip
     files.update({f"many/lower{i}": "" for i in range(200)})
+    files = {f"lower/{name}": text for name, text in files.items()}
+    files.update({f"image/{name}": name for name in ("tree/x", "tree/sub/y", "dir/two", "dir/sub/deep")})
+    files.update({f"image/{name}": "" for name in ("hard", "ro", *(f"many/{i}" for i in range(200)))})
     for name, text in files.items():
-        path = root / "lower" / name
+        path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     (root / "lower/link").symlink_to("file")
@@ -96,13 +101,17 @@ def make_lower(root: Path) -> None:
     (root / "lower/empty").mkdir()
     os.link(root / "lower/hard", root / "lower/hard2")
     (root / "lower/ro").chmod(0o444)
+    (root / "image/link").symlink_to("tree")
+    os.link(root / "image/hard", root / "image/hard2")
+    (root / "image/ro").chmod(0o444)
 
 
 class Arena:
     """An image with the cases, and a way to run them by an engine."""
 
     def __init__(self, root: Path, where: Path) -> None:
-        self.root, self.where = root, where
+        self.root, self.image, self.where = root, root.parent, where
+        RecordWriter(f"{self.image}/record").close()
         for name, text in (("bind/file", "bind"), ("nested/file", "nested"), ("ro/file", "ro")):
             path = where / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,6 +130,12 @@ class Arena:
             Mount(source=f"{bind}/file", target="/lower/bound", is_dir=False),
         )
 
+    def records(self) -> tuple[str]:
+        """As the store would make it: nothing in the record, beside it the index of what is there now."""
+        if not has_index(str(self.image)):
+            write_index(str(self.image))
+        return (f"{self.image}/record",)
+
     def spec(self, *argv: str, **changes: Any) -> RunSpec:
         home = self.where / uuid.uuid4().hex[:8]
         for name in ("upper", "work"):
@@ -128,7 +143,7 @@ class Arena:
         fixed: dict[str, Any] = {
             "root": Root(
                 lower=(str(self.root),), upper=f"{home}/upper", work=f"{home}/work",
-                changes=f"{home}/changes", volatile=True,
+                changes=f"{home}/changes", records=self.records(), volatile=True,
             ),
             "mounts": self.mounts(),
             "env": {"PATH": "/bin:/opt/contract", **changes.pop("env", {})},
@@ -158,8 +173,8 @@ class Arena:
 @pytest.fixture(scope="session")
 def arena(tmp_path_factory: pytest.TempPathFactory) -> Arena:
     where = tmp_path_factory.mktemp("contract")
-    root = where / "root"
-    root.mkdir()
+    root = where / "image/rootfs"
+    root.mkdir(parents=True)
     make_lower(root)
     return Arena(root, where)
 

@@ -107,7 +107,7 @@ def test_cases_on_two_file_systems(arena: Arena, programs: dict[str, str]) -> No
             (Path(home) / name).mkdir()
         root = Root(
             lower=(str(arena.root),), upper=f"{home}/upper", work=f"{home}/work", changes=f"{home}/changes",
-            volatile=True,
+            records=arena.records(), volatile=True,
         )  # fmt: skip
         env = {"CONTRACT_FAKE_ROOT": "1"}
         done = arena.run(TrapEngine(), programs["glibc"], env=env, root=root, cleanup=())

@@ -263,7 +263,7 @@ def test_nothing_of_it_is_seen(arena: Arena) -> None:
 @pytest.fixture(scope="module")
 def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     where = tmp_path_factory.mktemp("debian")
-    root = where / "root"
+    root = where / "rootfs"
     root.mkdir()
     tar = root_tar("debian12")
     subprocess.run(

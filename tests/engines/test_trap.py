@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from udk.engines.guard import spawn
 from udk.engines.select import by_name, choose
 from udk.engines.trap import TrapEngine
 from udk.errors import EngineError, EngineUnavailableError
+from udk.layers.index import write_index
+from udk.layers.record import RecordWriter
 from udk.runtime.spec import Mount, Root, RunSpec
 
 ENGINE = TrapEngine()
@@ -188,9 +191,9 @@ def test_what_is_refused(box: Box) -> None:
     assert "several" in reasons(root=Root(lower=("/a", "/b")))
 
 
-def traced(shell: Box, log: Path, script: str) -> list[str]:
+def traced(shell: Box, log: Path, script: str, **changes: object) -> list[str]:
     """The lines of strace for a script in the container, of calls that look at files and of our signals."""
-    spec = shell.spec("sh", "-c", script)
+    spec = shell.spec("sh", "-c", script, **changes)
     launch = ENGINE.launch(spec)
     calls = "newfstatat,stat,lstat,fstat,readlinkat,getcwd"
     strace = ["strace", "-f", "-qq", "-e", f"trace={calls}", "-o", str(log)]
@@ -240,3 +243,26 @@ def test_what_is_known_as_a_directory_is_no_link(shell: Box, tmp_path: Path) -> 
     links = [[line for line in log if "readlinkat" in line and is_host_call(line)] for log in (first, last)]
     asked = [sum("etc/sub" in line for line in lines) for lines in links]
     assert asked == [0, 0]
+
+
+@needs("busybox", "strace")
+def test_what_the_image_has_is_known(shell: Box, tmp_path: Path) -> None:
+    """By the index that the store made, without a call; not what is in a directory of both layers."""
+    image = tmp_path / "image"
+    shutil.copytree(shell.lower, image / "rootfs", symlinks=True)
+    (image / "rootfs/etc/sub").mkdir(exist_ok=True)
+    (image / "rootfs/etc/sub/f").touch()
+    RecordWriter(str(image / "record")).close()
+    write_index(str(image))
+    root = Root(lower=(str(image / "rootfs"),), records=(str(image / "record"),))
+    begin, look = "cd /etc/sub; ", "test -e /etc/sub/f; test -e /etc/sub/none; test -e f; "
+    first, last = (traced(shell, tmp_path / f"log{n}", begin + look * n, root=root) for n in (20, 120))
+    assert sum(map(is_host_call, last)) - sum(map(is_host_call, first)) == 0
+    for made in ("touch /etc/sub/new; ", ""):
+        if not made:  # another copy's
+            os.rename(image / "rootfs", tmp_path / "moved")
+            shutil.copytree(tmp_path / "moved", image / "rootfs", symlinks=True)
+        first, last = (
+            traced(shell, tmp_path / f"log{n}", made + begin + look * n, root=root) for n in (20, 120)
+        )
+        assert sum(map(is_host_call, last)) - sum(map(is_host_call, first)) >= 300

@@ -105,7 +105,7 @@ def test_nothing_outside_is_touched(stack: list[list[Entry]]) -> None:
             assert "\n" not in str(e)
             assert not (tree / "tree.json").exists()
         else:
-            assert sorted(os.listdir(tree)) == ["record", "rootfs", "tree.json"]
+            assert sorted(os.listdir(tree)) == ["index", "record", "rootfs", "tree.json"]
             with RecordReader(str(tree / "record")) as record:
                 for entry in record:
                     os.lstat(os.path.join(os.fsencode(tree / "rootfs"), entry.path))

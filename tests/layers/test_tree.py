@@ -57,7 +57,7 @@ def test_an_ordinary_layer_and_its_record(tmp_path: Path) -> None:
     assert (root / "usr/lib/libc.so").stat().st_ino == (root / "usr/lib/libc2.so").stat().st_ino
     with RecordReader(str(tree / "record")) as record:
         assert [e.path for e in record] == [b"bin/su", b"etc/shadow", b"etc/shadow-"]
-    assert sorted(os.listdir(tree)) == ["record", "rootfs", "tree.json"]
+    assert sorted(os.listdir(tree)) == ["index", "record", "rootfs", "tree.json"]
 
 
 def test_whiteouts_hide_what_lower_layers_hold(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.store.support import add_image, snapshot
+from udk.layers.index import has_index
 from udk.oci.reference import Reference
 from udk.store import Store, StoredImage
 
@@ -101,6 +103,19 @@ def test_index_is_a_view_and_made_again(store: Store) -> None:
     index.unlink()
     store.fsck(repair=True)
     assert index.read_bytes() == good
+
+
+def test_a_tree_without_its_own_index_gets_it(store: Store) -> None:
+    tree = tree_of(store, add_image(store, "a:1"))
+    other = tree_of(store, add_image(store, "b:1", {"other": "image"}))
+    for others in (False, True):
+        (tree / "index").unlink()
+        if others:
+            shutil.copy(other / "index", tree / "index")
+        (found,) = store.fsck()
+        assert not found.serious and "index" in str(found)
+        (found,) = store.fsck(repair=True)
+        assert found.repaired and store.fsck() == [] and has_index(str(tree))
 
 
 def test_leftovers_are_mentioned_and_not_serious(store: Store) -> None:

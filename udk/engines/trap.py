@@ -18,7 +18,7 @@ from udk.errors import EngineError, UdkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from udk.runtime.spec import Mount, RunSpec
+    from udk.runtime.spec import Mount, Root, RunSpec
 
 LOADER = os.path.join(NATIVE, "udk-trap")
 
@@ -200,6 +200,9 @@ def _confined(spec: RunSpec, home: str, *fds: int) -> list[tuple[str, ...]]:
     sockets = homes.sockets(home)
     os.makedirs(sockets, mode=0o700, exist_ok=True)
     reach = [*confine.reach(spec), (_loader(home), "rx"), (home, "rwx"), (sockets, "rw")]
+    index = index_of(spec.root)
+    if index:
+        reach.append((index, "r"))
     reach += [(path, "rx") for path in (os.path.join(NATIVE, "udk-ldconfig"),) if os.path.exists(path)]
     if spec.root.upper and spec.root.lower:
         changes = spec.root.changes or f"{os.path.dirname(_real(spec.root.upper))}/changes"
@@ -255,6 +258,9 @@ def _root(spec: RunSpec, home: str) -> list[str]:
     lower = _real(root.lower[0])
     record = root.records[0] if root.records else ""
     words = ["record", os.path.realpath(record)] if record else []
+    index = index_of(root)
+    if index:
+        words += ["index", index]
     if root.upper:
         upper, work = _real(root.upper), _real(root.work)
         changes = root.changes or f"{os.path.dirname(upper)}/changes"
@@ -264,6 +270,14 @@ def _root(spec: RunSpec, home: str) -> list[str]:
         os.mkdir(work, 0o700)
     words += ["work", work, "changes", os.path.realpath(changes)]
     return [*words, "mount", str(flags | _UNION), "", upper, lower]
+
+
+def index_of(root: Root) -> str:
+    """The index of the lower tree, which the store keeps beside the record; ``""`` where there is none."""
+    record = root.records[0] if len(root.lower) == 1 and root.records else ""
+    index = os.path.join(os.path.dirname(os.path.realpath(record)), "index")
+    wanted = record and os.environ.get("UDK_TRAP_INDEX") != "0" and os.path.exists(index)
+    return index if wanted else ""
 
 
 def _whiteouts_work(directory: str) -> bool:

@@ -1,4 +1,5 @@
-"""Builds one tree from an image's layers: ``rootfs/``, ``record`` and ``tree.json`` in a staging directory.
+"""Builds one tree from an image's layers: ``rootfs/``, ``record``, ``index`` and ``tree.json`` in a staging
+directory.
 
 The caller publishes the staging directory by a rename, or removes it: after any failure it holds a
 half-made tree and nothing outside it was touched.
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Union
 from udk.errors import IntegrityError, LayerError, StoreError
 from udk.layers.caps import CapError, Caps, disk_error, show
 from udk.layers.extract import Extractor
+from udk.layers.index import write_index
 from udk.layers.log import RECORDED, TIMED, TreeLog, pack, unpack
 from udk.layers.record import RecordWriter
 from udk.layers.stream import LayerStream
@@ -137,13 +139,17 @@ class TreeBuilder:
         return got
 
     def finish(self) -> TreeStats:
-        """Sets the directories' times and writes ``record`` and ``tree.json``. Raises DiskFullError,
-        StoreError."""
+        """Sets the directories' times and writes ``record``, ``index`` and ``tree.json``. Raises
+        DiskFullError, StoreError."""
         if not self._usable:
             raise StoreError("this tree failed before and cannot be completed")
         self._usable = False
         try:
             self._write_record()
+            try:
+                write_index(self._dir)
+            except ValueError:
+                pass  # who reads the tree asks the kernel
             stats = TreeStats(self._chain, self._extractor.counts.existing, self._bytes, self._diff_ids)
             with open(os.path.join(self._dir, "tree.json"), "x", encoding="utf-8") as out:
                 json.dump(stats.as_dict(), out)

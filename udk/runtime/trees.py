@@ -33,6 +33,7 @@ def make_tree(
     """Makes the tree ``key`` unless it is there. Layers are applied while they and the later ones arrive;
     nothing is published before all of them have been verified. Hold a lease on the tree. Raises UdkError."""
     if store.has_tree(key):
+        _add_index(f"{store.path}/trees/{key}")
         return
     lock = Lock(store.lock_path("tree", key))
     if not lock.acquire(lambda: store.has_tree(key)):
@@ -50,6 +51,18 @@ def make_tree(
                 downloads.wait()
     finally:
         lock.release()
+
+
+def _add_index(tree: str) -> None:
+    """To a tree that was made before there were any, or that came here as a copy without it."""
+    if os.path.exists(f"{tree}/index"):
+        return
+    from udk.layers.index import write_index
+
+    try:
+        write_index(tree)
+    except (OSError, ValueError):
+        pass  # somebody else's store, or a full disk: the tree is as good without
 
 
 def _build(

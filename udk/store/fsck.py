@@ -139,6 +139,8 @@ class Checker:
                     self._note(path, why)
                 else:
                     self._bad(path, why)
+            elif not why:
+                self._tree_index(path)
 
     def _tree(self, key: str, path: str) -> str:
         """Why the tree is not usable; ``""`` when it is."""
@@ -154,6 +156,23 @@ class Checker:
         if not tree_is_sound(self._root, key):
             return "may have lost data: this machine stopped before it was flushed; it will be made anew"
         return check_tree(path, entries)
+
+    def _tree_index(self, path: str) -> None:
+        """A tree made by an udk that wrote none has no index, a copied tree has that of the original."""
+        from udk.layers.index import has_index, write_index
+
+        if has_index(path):
+            return
+        problem = Problem(
+            os.path.relpath(f"{path}/index", self._root), "is missing, or of another tree", serious=False
+        )
+        self._problems.append(problem)
+        if self._repair:
+            try:
+                write_index(path)
+                problem.repaired = True
+            except (OSError, ValueError) as e:
+                problem.what += f", and cannot be made: {e}"
 
     def _refs(self) -> None:
         for path in all_ref_files(self._root):

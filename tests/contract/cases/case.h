@@ -59,6 +59,7 @@ extern struct case_ *cases;
 		}                                                                                                       \
 	} while (0)
 #define FAILS(call, error) CHECK((call) == -1 && errno == (error))
+#define OFTEN 12 /* what is done at a place that is rewritten after a while is done in both ways */
 
 static inline void put(const char *path, const char *text)
 {

@@ -235,7 +235,6 @@ CASE(a_range_of_numbers_is_closed)
 	CHECK(waitpid(pid, &status, 0) == pid && status == 0 && stat("/etc/passwd", &st) == 0 && has(3, "passwd") == 0);
 }
 
-#define OFTEN 12 /* what is done at a place that is rewritten after a while is done in both ways */
 
 CASE(copies_of_a_directory)
 {

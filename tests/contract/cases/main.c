@@ -39,6 +39,11 @@ int main(int argc, char **argv)
 		return getuid() == 50 && geteuid() == 21 && getegid() == 22 && getgid() == 50 ? 42 : 1;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	signal(SIGALRM, too_long);
+	for (int i = 0; i < 3 * OFTEN; i++) { /* what an engine does only for programs that look at many files is done for the cases */
+		struct stat st;
+
+		stat("/image/tree/x", &st);
+	}
 	for (struct case_ *c = cases; c; c = c->next) {
 		int wanted = argc < 2, st;
 		pid_t pid;

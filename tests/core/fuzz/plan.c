@@ -2,6 +2,7 @@
  *
  *   0  a plan's description      1  an image's record     2  a state file that a command joins, from its start
  *   3  a record of changes       4  /proc/PID/maps        5  bytes 1 and 2 are an offset; a patch of a good state file
+ * 255  an image's index, for whatever tree
  *
  * The core must take it or refuse it; where it takes it, calls go through as in calls.c. */
 #undef UDK_CHECKED
@@ -184,10 +185,49 @@ static void maps(const uint8_t *data, size_t size)
 	world_leave();
 }
 
+/* What it says, if it is taken at all, is of it; nothing beside it is read. */
+static void index_of_image(const uint8_t *data, size_t size)
+{
+	static const char *const names[] = { "a", "f", "etc", "passwd", "", "a name of more than eight bytes" };
+	static uint8_t text[4096];
+	const char *path = world_path("index");
+	uint32_t dir;
+	struct stat st = { 0 };
+	bool plain;
+
+	memcpy(text, data, size = MIN(size, sizeof text));
+	world_enter(ROOT_ID | OWNERS | NOTED);
+	memcpy(text + 8, &world.plan->root_ino[1], 8);
+	memcpy(text + 16, &world.plan->lower_ctime[0], 8);
+	memcpy(text + 24, &world.plan->lower_ctime[1], 4);
+	memcpy(text + 28, &world.plan->lower_uid, 4);
+	world_file("index", text, size, 0644);
+	world.plan->index = world.plan->strings_used;
+	memcpy(world.plan->strings + world.plan->index, path, strlen(path) + 1);
+	index_forget();
+	checked.on = false; /* the file is of the engine's own */
+	index_ready(&world, 1000);
+	dir = index_dir(&world, "/a/b", 4);
+	for (uint32_t in = dir, n = 0; dir && n < 6; in = n++) {
+		for (size_t i = 0; i < ARRAY_LEN(names); i++)
+			if (index_stat(&world, in, names[i], strlen(names[i]), &st, &plain) > 0 && st.st_dev != world.plan->lower_dev)
+				abort();
+		index_is(&world, in, &st);
+		index_below(&world, in, "sub", 3);
+		index_no_attribute(n & 1);
+	}
+	index_forget();
+	checked.on = true;
+	world.plan->index = 0;
+	world_leave();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (size < 4)
 		return 0;
+	if (data[0] == 255 && size > 40)
+		return index_of_image(data + 1, size - 1), 0;
 	switch (data[0] % 6) {
 	case 0: description((const char *)data + 1, size - 1); break;
 	case 1: record(data + 1, size - 1); break;
