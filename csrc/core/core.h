@@ -19,6 +19,8 @@
 #include <linux/mman.h>
 #endif
 
+#define MAP_FIXED_NOREPLACE_ 0x100000 /* Linux 4.17 */
+
 #define GUEST_MAX 4096           /* the kernel's PATH_MAX, with the NUL */
 #define HOST_MAX (2 * GUEST_MAX) /* a guest path behind the longest root */
 #define MAX_MOUNTS 128
@@ -32,8 +34,8 @@
 #define ENGINE_LOW (ENGINE_BASE - 0x08000000UL)   /* data: below, out of brk's way */
 #define PLAN_AT ENGINE_LOW
 #define CHANGES_AT (ENGINE_LOW + 0x02000000UL)
-#define INDEX_AT (ENGINE_LOW + 0x03100000UL)
-#define INDEX_ROOM (EXE_MARK - INDEX_AT)
+#define INDEX_ROOM 0x40000000UL
+#define INDEX_AT (ENGINE_LOW - INDEX_ROOM)
 #define EXE_MARK (ENGINE_LOW + 0x07000000UL)
 
 /* ---- the plan: what one container is, in a file that every process of it maps ------------------------- */

@@ -58,16 +58,19 @@ static bool map_index(struct core *k)
 {
 	long fd = sys_open(plan_text(k, k->plan->index), O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0), at = -ENODATA;
 	struct stat st;
-	const char *none = NULL;
 
 	if (fd < 0)
 		return false;
 	if (!sys_fstat((int)fd, &st) && st.st_size >= (long)sizeof(struct index_head) && (uint64_t)st.st_size <= INDEX_ROOM)
-		at = (long)sys_mmap((void *)INDEX_AT, (size_t)st.st_size, PROT_READ, MAP_SHARED | MAP_FIXED, (int)fd, 0);
+		at = (long)sys_mmap((void *)INDEX_AT, (size_t)st.st_size, PROT_READ, MAP_SHARED | MAP_FIXED_NOREPLACE_, (int)fd, 0);
 	sys_close((int)fd);
-	if (is_error(at) || !sound(k, (const void *)at, (uint64_t)st.st_size))
+	if (is_error(at)) /* EEXIST: another thread was faster, or something of the guest's is there */
+		return __atomic_load_n(&map, __ATOMIC_ACQUIRE);
+	if (at != (long)INDEX_AT || !sound(k, (const void *)at, (uint64_t)st.st_size)) { /* before Linux 4.17 it is elsewhere then */
+		sys_munmap((void *)at, (size_t)st.st_size);
 		return false;
-	__atomic_compare_exchange_n(&map, &none, (const char *)at, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+	}
+	__atomic_store_n(&map, (const char *)at, __ATOMIC_RELEASE);
 	return true;
 }
 

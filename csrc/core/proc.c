@@ -355,7 +355,7 @@ static long memory_table(struct call *c, int in, int out, bool joined)
 		long n;
 
 		if (hex_at(line, &at)) /* a range begins; what follows until the next one describes it */
-			skip = at >= ENGINE_LOW && at < ENGINE_END;
+			skip = at >= INDEX_AT && at < ENGINE_END;
 		if (skip)
 			continue;
 		slash = str_chr(line, '/');

@@ -7,7 +7,6 @@
 #if defined(__x86_64__)
 #define ARCH_MAP_VDSO_32 0x2002
 #define READ_IMPLIES_EXEC_ 0x0400000
-#define MAP_FIXED_NOREPLACE_ 0x100000
 #define MOST_AUXV 40
 
 /* The next line of /proc/self/maps that names a part of the vdso: its extent. */

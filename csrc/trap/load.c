@@ -14,7 +14,6 @@
 #ifndef AT_MINSIGSTKSZ
 #define AT_MINSIGSTKSZ 51
 #endif
-#define MAP_FIXED_NOREPLACE_ 0x100000
 #define MAX_PHDRS 32
 #define LARGEST_ALIGN (1UL << 30)
 

@@ -175,3 +175,15 @@ CASE(a_vfork_child_stands_elsewhere)
 		CHECK(wait_status(pid) == 0 && stat("x", &st) == 0 && stat("y", &st) < 0 && stat("sub/y", &st) == 0);
 	}
 }
+
+/* Whatever was mapped for that is no part of the program. */
+CASE(nothing_is_mapped_for_looking)
+{
+	FILE *maps;
+	char line[512];
+
+	CHECK(seen("/image/tree/x") == 0 && seen("/image/tree/sub/y") == 0 && (maps = fopen("/proc/self/maps", "r")));
+	while (fgets(line, sizeof line, maps))
+		CHECK(!strstr(line, "index") && !strstr(line, "record"));
+	fclose(maps);
+}
