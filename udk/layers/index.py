@@ -102,28 +102,34 @@ def _tell(tree: str, hashes: IO[bytes], files: IO[bytes], names: IO[bytes]) -> I
     marked = _with_attributes(tree) if no_acl else None  # else what is made below has access lists
     directories = bytearray(2 * DIRECTORY.size)  # numbers begin with 1
     todo = [(b"", 1, top)]
-    count = 0
+    count = name_at = 0
     while todo:
         where, number, itself = todo.pop()
         found = _listed(os.fsencode(root) + where) if _is_open(itself, top) else None
         row = (0, ABSENT, 0) if found is None else (itself.st_ino, count, len(found))
         DIRECTORY.pack_into(directories, number * DIRECTORY.size, *row)
-        for value, name, st in found or ():
+        rows = []
+        for _, name, st in found or ():
             path = where + b"/" + name
             number = 0
             if st.st_mode & _S_IFMT == _S_IFDIR:
                 number = len(directories) // DIRECTORY.size
                 directories += bytes(DIRECTORY.size)
                 todo.append((path, number, st))
-            hashes.write(value.to_bytes(4, "little"))
-            flags = PLAIN if marked is not None and path[1:] not in marked else 0
+            (atime, a_ns), (mtime, m_ns), (ctime, c_ns) = (
+                divmod(t, _SECOND) for t in (st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns)
+            )
             entry = (
-                st.st_ino, st.st_size, *_times(st), st.st_blocks, st.st_mode, st.st_nlink, st.st_uid,
-                st.st_gid, st.st_rdev, number, names.tell(), len(name), flags,
+                st.st_ino, st.st_size, atime, mtime, ctime, a_ns, m_ns, c_ns, st.st_blocks, st.st_mode,
+                st.st_nlink, st.st_uid, st.st_gid, st.st_rdev, number, name_at, len(name),
+                PLAIN if marked is not None and path[1:] not in marked else 0,
             )  # fmt: skip
-            files.write(FILE.pack(*entry))
-            names.write(name)
-            count += 1
+            rows.append(FILE.pack(*entry))
+            name_at += len(name)
+        hashes.write(b"".join(value.to_bytes(4, "little") for value, _, _ in found or ()))
+        files.write(b"".join(rows))
+        names.write(b"".join(name for _, name, _ in found or ()))
+        count += len(rows)
     head = (
         MAGIC, top.st_ino, *divmod(top.st_ctime_ns, _SECOND), top.st_uid, top.st_blksize,
         len(directories) // DIRECTORY.size, count, no_user, no_acl, 0,
@@ -167,11 +173,6 @@ def _listed(directory: bytes) -> list[tuple[int, bytes, os.stat_result]] | None:
             raise
         return None
     return sorted(found)
-
-
-def _times(st: os.stat_result) -> tuple[int, ...]:
-    times = (st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns)
-    return tuple(t // _SECOND for t in times) + tuple(t % _SECOND for t in times)
 
 
 def _with_attributes(tree: str) -> set[bytes]:
