@@ -50,6 +50,10 @@ DAMAGES: dict[str, tuple[Damage, str, bool]] = {
     "record": (lambda s, i: overwrite(tree_of(s, i) / "record", "x"), "record", False),
     "file gone": (lambda s, i: (tree_of(s, i) / "rootfs/hello").unlink(), "entries", False),
     "file too many": (lambda s, i: (tree_of(s, i) / "rootfs/extra").touch(), "entries", False),
+    "file written to": (
+        lambda s, i: overwrite(tree_of(s, i) / "rootfs/hello", "WORLD"), "hello: not as when", False
+    ),
+    "mode": (lambda s, i: (tree_of(s, i) / "rootfs/dir/f").chmod(0o600), "f: not as when it was made", False),
     "key": (
         lambda s, i: tree_of(s, i).rename(Path(s.path, "trees", "0" * 64 + "-1")), "says it is", False
     ),
@@ -116,6 +120,13 @@ def test_a_tree_without_its_own_index_gets_it(store: Store) -> None:
         assert not found.serious and "index" in str(found)
         (found,) = store.fsck(repair=True)
         assert found.repaired and store.fsck() == [] and has_index(str(tree))
+
+
+def test_what_only_the_kernel_says_may_change(store: Store) -> None:
+    tree = tree_of(store, add_image(store, "a:1"))
+    file = next(path for path in (tree / "rootfs").iterdir() if path.is_file())
+    os.link(file, f"{store.path}/another-name")
+    assert not any(p.serious for p in store.fsck()) and store.fsck(repair=True) and not store.fsck()
 
 
 def test_leftovers_are_mentioned_and_not_serious(store: Store) -> None:

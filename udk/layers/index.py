@@ -14,7 +14,7 @@ import struct
 from errno import ENAMETOOLONG
 from io import BytesIO
 from tempfile import TemporaryFile
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from udk.base.files import unique
 from udk.layers.record import RecordReader
@@ -71,19 +71,47 @@ def write_index(tree: str) -> None:
 
 def has_index(tree: str) -> bool:
     """Whether the index is there and that of ``rootfs`` as it is now, times of access left out."""
+    return check_index(tree) == (True, "")
+
+
+def check_index(tree: str) -> tuple[bool, str]:
+    """Whether the index is there and of this copy of the tree, and what was otherwise when it was made:
+    a file of another size, mode or time of modification, or the names. Raises OSError for the tree."""
     try:
         with open(f"{tree}/index", "rb") as f:
-            return _told(f.read()) == _told(b"".join(_index(tree, BytesIO)))
+            was = _told(f.read())
     except (OSError, ValueError, struct.error):
-        return False
+        return False, ""
+    now = _told(b"".join(_index(tree, BytesIO)))
+    if was == now or was.root != now.root:
+        return was == now, ""
+    if was.names != now.names or was.order != now.order:
+        return True, "the names of its files"
+    for old, new in zip(was.files, now.files):
+        if any(old[i] != new[i] for i in (_SIZE, _MTIME, _MTIME_NS, _MODE)):
+            return True, os.fsdecode(was.names[old[-3] : old[-3] + old[-2]])
+    return False, ""  # the kernel's own, as the time of change
 
 
-def _told(data: bytes) -> tuple[object, ...]:
+class _Told(NamedTuple):
+    """All that an index says but times of access."""
+
+    root: tuple[object, ...]
+    rest: tuple[object, ...]
+    order: bytes
+    files: tuple[tuple[int, ...], ...]
+    names: bytes
+
+
+_SIZE, _MTIME, _MTIME_NS, _MODE = 1, 2, 4, 7  # in _Told.files
+
+
+def _told(data: bytes) -> _Told:
     head = HEADER.unpack_from(data)
-    names, at = head[7], head[13]
-    end = at + names * FILE.size
+    at = head[13]
+    end = at + head[7] * FILE.size
     files = tuple(f[:2] + f[3:5] + f[6:] for f in FILE.iter_unpack(data[at:end]))
-    return head, data[HEADER.size : at], files, data[end:]
+    return _Told(head[:5], head[5:], data[HEADER.size : at], files, data[head[14] :])
 
 
 def _index(tree: str, scratch: Callable[[], IO[bytes]]) -> Iterator[bytes]:

@@ -158,10 +158,19 @@ class Checker:
         return check_tree(path, entries)
 
     def _tree_index(self, path: str) -> None:
-        """A tree made by an udk that wrote none has no index, a copied tree has that of the original."""
-        from udk.layers.index import has_index, write_index
+        """It tells whether the files are as they were made. A tree made by an udk that wrote none has no
+        index, a copied tree has that of the original."""
+        from udk.layers.index import check_index, write_index
 
-        if has_index(path):
+        try:
+            current, changed = check_index(path)
+        except (OSError, ValueError) as e:
+            self._note(path, f"has no index: {e}")
+            return
+        if changed:
+            self._bad(path, f"{one_line(changed, 100)}: not as when it was made")
+            return
+        if current:
             return
         problem = Problem(
             os.path.relpath(f"{path}/index", self._root), "is missing, or of another tree", serious=False
