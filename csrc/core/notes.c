@@ -82,8 +82,10 @@ bool note_quiet(struct core *k, int fd, uint8_t *mount, uint8_t *kind)
 	struct note n;
 	bool quiet = note_quiet_dir(k, fd, &n);
 
-	*mount = n.mount;
-	*kind = n.kind;
+	if (quiet) {
+		*mount = n.mount;
+		*kind = n.kind;
+	}
 	return quiet;
 }
 

@@ -3,7 +3,7 @@
  * The description is a sequence of NUL-terminated words: a key, then its values.
  *
  *   mount FLAGS GUEST HOST LOWER     (FLAGS decimal; the first is the root; none ends with a slash)
- *   loader|state|work|changes|record|hostname|sockets|cwd|code|emulator|ldconfig TEXT
+ *   loader|state|work|changes|record|hostname|sockets|cwd|code|emulator|ldconfig|index TEXT
  *   options N  uid N  gid N  machine N  report N  group N (repeated)
  */
 #include "core/calls.h"
@@ -145,12 +145,18 @@ bool plan_anchor(struct plan *plan, int keeper)
 }
 
 /* Looks at the trees once: whose they are, on which devices. 0 or -errno; *what is the path of the trouble. */
-/* Are inodes the same at each mount? By FUSE they are what a program makes up. */
+/* Are inodes the same at each mount? By FUSE they are what a program makes up, by CIFS and 9p a server may. */
 static bool lasting_inodes(const char *path)
 {
+	static const long not[] = { 0x65735546 /* FUSE */, 0xff534d42 /* CIFS */, 0xfe534d42 /* SMB2 */, 0x517b /* SMB */, 0x01021997 /* 9p */ };
 	long fs[32];
 
-	return !SC2(__NR_statfs, path, fs) && fs[0] != 0x65735546;
+	if (SC2(__NR_statfs, path, fs))
+		return false;
+	for (size_t i = 0; i < ARRAY_LEN(not); i++)
+		if (fs[0] == not[i])
+			return false;
+	return true;
 }
 
 long plan_inspect(struct plan *plan, const char **what)

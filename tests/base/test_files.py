@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,21 @@ def test_content_is_replaced_whole(tmp_path: Path) -> None:
         files.atomic_write(str(path), b"new" * 1000)
         assert before.read() == b"old"  # who has it open keeps what it had
     assert path.read_bytes() == b"new" * 1000
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_pieces_are_one_content_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    files.atomic_write(str(path), (b"%d," % n for n in range(3)))
+    assert path.read_bytes() == b"0,1,2,"
+
+    def broken() -> Iterator[bytes]:
+        yield b"new"
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        files.atomic_write(str(path), broken())
+    assert path.read_bytes() == b"0,1,2,"
     assert os.listdir(tmp_path) == ["f"]
 
 

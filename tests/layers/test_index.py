@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.needs import needs
 from udk.layers.index import ABSENT, DIRECTORY, FILE, HEADER, PLAIN, has_index, name_hash, write_index
 from udk.layers.record import RecordWriter, encode_xattrs
 
@@ -87,6 +90,26 @@ def test_attributes_are_told(tree: Path) -> None:
     write_index(str(tree))
     found = read((tree / "index").read_bytes())
     assert found[b"/etc/passwd"][-1] == 0 and found[b"/link"][-1] == PLAIN
+
+
+def test_a_new_one_is_flushed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header whose files and names a crash took would say that nothing is there."""
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")))
+    write_index(str(tree), durable=False)  # who made the tree flushes all of it
+    assert not flushed
+    write_index(str(tree))
+    assert len(flushed) == 2 and "/.index." in flushed[0] and flushed[1] == str(tree)
+
+
+@needs("unshare", "mount")
+def test_a_tree_on_two_devices_has_none(tree: Path) -> None:
+    """Its inodes are not of one kind."""
+    script = f'mount -t tmpfs none {tree}/rootfs/empty && exec {sys.executable} -c "$0" {tree}'
+    program = "import sys; from udk.layers.index import write_index; write_index(sys.argv[1])"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script, program], stderr=subprocess.PIPE, text=True)
+    assert done.returncode and done.stderr.endswith("/empty is on another device\n"), done.stderr
+    assert not [name for name in os.listdir(tree) if "index" in name]
 
 
 def test_of_this_tree_as_it_is(tree: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from udk.errors import DiskFullError, StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
 
 _counter = 0
@@ -54,13 +55,14 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 
 def atomic_write(
     path: str,
-    data: bytes,
+    data: bytes | Iterable[bytes],
     mode: int = 0o644,
     durable: bool = True,
     exclusive: bool = False,
     part_dir: str = "",
 ) -> None:
-    """Puts ``data`` at ``path`` so that a reader sees the old content or the new, never a part.
+    """Puts ``data``, whole or in pieces, at ``path`` so that a reader sees the old content or the new, never
+    a part.
 
     ``durable``: the content is flushed before the rename, the name after it. ``exclusive``: FileExistsError
     when ``path`` exists already. A kill leaves at most a file ``.<name>.<unique>`` in ``part_dir``, a
@@ -77,7 +79,8 @@ def atomic_write(
         fd = os.open(part, flags, mode)
     try:
         try:
-            write_all(fd, data)
+            for piece in (data,) if isinstance(data, bytes) else data:
+                write_all(fd, piece)
             if durable:
                 fsync(fd)
         finally:

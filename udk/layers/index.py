@@ -16,7 +16,7 @@ from io import BytesIO
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from udk.base.files import unique
+from udk.base.files import atomic_write
 from udk.layers.record import RecordReader
 
 if TYPE_CHECKING:
@@ -54,19 +54,11 @@ def name_hash(name: bytes) -> int:
     return (h ^ h >> 29) >> 32
 
 
-def write_index(tree: str) -> None:
+def write_index(tree: str, durable: bool = True) -> None:
     """Writes ``index``, beside ``rootfs`` and ``record`` of the finished tree in the directory ``tree``, over
-    one that is there. Memory is that for its largest directory. Raises OSError, and ValueError where
-    something has no place in it: a file of over 2 TiB."""
-    part = f"{tree}/.index.{unique()}"
-    try:
-        with open(part, "xb") as out:
-            for data in _index(tree, lambda: TemporaryFile(dir=tree)):
-                out.write(data)
-        os.rename(part, f"{tree}/index")
-    finally:
-        if os.path.lexists(part):
-            os.unlink(part)
+    one that is there; ``durable`` as for ``atomic_write``. Memory is that for its largest directory. Raises
+    OSError, and ValueError where something has no place in it: a file of over 2 TiB, or on another device."""
+    atomic_write(f"{tree}/index", _index(tree, lambda: TemporaryFile(dir=tree)), durable=durable)
 
 
 def has_index(tree: str) -> bool:
@@ -133,12 +125,14 @@ def _tell(tree: str, hashes: IO[bytes], files: IO[bytes], names: IO[bytes]) -> I
     count = name_at = 0
     while todo:
         where, number, itself = todo.pop()
-        found = _listed(os.fsencode(root) + where) if _is_open(itself, top) else None
+        found = _listed(os.fsencode(root) + where) if itself.st_mode & _OPEN == _OPEN else None
         row = (0, ABSENT, 0) if found is None else (itself.st_ino, count, len(found))
         DIRECTORY.pack_into(directories, number * DIRECTORY.size, *row)
         rows = []
         for _, name, st in found or ():
             path = where + b"/" + name
+            if st.st_dev != top.st_dev:
+                raise ValueError(f"{tree} cannot be indexed: {os.fsdecode(path)} is on another device")
             number = 0
             if st.st_mode & _S_IFMT == _S_IFDIR:
                 number = len(directories) // DIRECTORY.size
@@ -181,10 +175,6 @@ def _together(head: tuple[object, ...], parts: tuple[IO[bytes], ...]) -> Iterato
         while data := part.read(_PIECE):
             yield data
         at = offset + size
-
-
-def _is_open(directory: os.stat_result, top: os.stat_result) -> bool:
-    return directory.st_mode & _OPEN == _OPEN and directory.st_dev == top.st_dev
 
 
 def _listed(directory: bytes) -> list[tuple[int, bytes, os.stat_result]] | None:

@@ -147,7 +147,7 @@ class TreeBuilder:
         try:
             self._write_record()
             try:
-                write_index(self._dir)
+                write_index(self._dir, durable=False)
             except ValueError:
                 pass  # who reads the tree asks the kernel
             stats = TreeStats(self._chain, self._extractor.counts.existing, self._bytes, self._diff_ids)

@@ -164,6 +164,8 @@ class Checker:
 
         try:
             current, changed = check_index(path)
+        except FileNotFoundError:
+            return  # collected meanwhile
         except (OSError, ValueError) as e:
             self._note(path, f"has no index: {e}")
             return
