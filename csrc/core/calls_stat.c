@@ -34,34 +34,49 @@ static int remembered(struct call *c, const struct stat *st)
 	return t->kind;
 }
 
-/* Directories in both layers have one link, as overlayfs shows them: nobody may count on it. */
+/* Directories in both layers are shown as overlayfs does it: with one link, on which nobody may count, and their inode of
+ * before. */
+static void show_merged(struct call *c, const struct place *dir, struct stat *st)
+{
+	uint64_t ino = merged_ino(c, dir->guest, dir->len);
+
+	st->st_nlink = 1;
+	if (ino)
+		st->st_ino = ino;
+}
+
 static void show(struct call *c, struct place *p)
 {
-	if (!p->raw && p->kind == IN_MERGED && p->layer != LAYER_LOWER && (p->st.st_mode & S_IFMT) == S_IFDIR) {
-		int kind = p->self ? IN_MERGED : remembered(c, &p->st);
+	int kind = -1;
 
+	if (!p->raw && p->kind == IN_MERGED && p->layer != LAYER_LOWER && (p->st.st_mode & S_IFMT) == S_IFDIR) {
+		kind = p->self ? IN_MERGED : remembered(c, &p->st);
 		if (kind < 0)
 			kind = (int)upper_kind(c, p->guest, p->len, p->mount);
-		if (kind == IN_MERGED)
-			p->st.st_nlink = 1;
 	}
 	owner_show(c, &p->st, p, NO_FD);
+	if (kind == IN_MERGED)
+		show_merged(c, p, &p->st);
 }
 
 static void show_fd(struct call *c, struct stat *st, int fd)
 {
 	struct place *p = &c->w->b;
+	const struct place *dir = NULL;
 
 	if ((st->st_mode & S_IFMT) == S_IFDIR && st->st_nlink && c->core->plan->mounts[0].flags & MOUNT_UNION &&
 	    !note_quiet(c->core, fd, &p->mount, &p->kind)) {
 		int kind = remembered(c, st);
 
+		dir = kind < 0 ? p : &c->w->c;
 		if (kind < 0 && base_dir(c, fd, p) >= 0 && !p->raw)
 			kind = p->kind;
-		if (kind == IN_MERGED)
-			st->st_nlink = 1;
+		if (kind != IN_MERGED)
+			dir = NULL;
 	}
 	owner_show(c, st, NULL, fd);
+	if (dir)
+		show_merged(c, dir, st);
 }
 
 static long put_stat(struct call *c, struct place *p, unsigned long to)
@@ -494,16 +509,25 @@ long call_inotify_add_watch(struct call *c)
 long call_getdents64(struct call *c)
 {
 	struct place *p = &c->w->a;
-	long r;
+	struct core *k = c->core;
+	struct note now;
+	long r, got;
 
-	if (note_quiet(c->core, (int)c->a[0], &p->mount, &p->kind))
+	if (note_quiet_dir(k, (int)c->a[0], &now) && (now.kind != IN_LOWER || !k->plan->index))
 		return call_raw(c);
 	r = base_quick(c, (int)c->a[0], p);
+	if (r >= 0 && (p->raw ? p->dead == DEAD : p->kind == IN_LOWER && !p->mount)) {
+		got = read_image(k, (int)c->a[0], p, (void *)c->a[1], (unsigned)c->a[2]);
+		if (got != INDEX_ASK)
+			return got;
+	}
 	if (r < 0 || p->raw || p->kind != IN_MERGED) {
-		bool open_files = r >= 0 && !p->raw && c->core->plan->mounts[p->mount].flags & MOUNT_PROC && p->len > 3 &&
+		bool open_files = r >= 0 && !p->raw && k->plan->mounts[p->mount].flags & MOUNT_PROC && p->len > 3 &&
 				  str_eq(p->guest + p->len - 3, "/fd");
 
 		r = call_raw(c);
+		if (r > 0 && !p->raw && p->kind == IN_LOWER && !p->mount && !c->nr32) /* whose older call has no room for more */
+			return show_inodes(k, (void *)c->a[1], r);
 		return r > 0 && open_files ? roots_hide(c, (char *)c->a[1], r) : r;
 	}
 	return read_merged(c, (int)c->a[0], p, (void *)c->a[1], (unsigned)c->a[2]);

@@ -337,8 +337,16 @@ uint32_t index_below(struct core *k, uint32_t dir, const char *name, size_t n);
 int index_stat(struct core *k, uint32_t dir, const char *name, size_t n, struct stat *st, bool *plain);
 long index_no_attribute(bool acl); /* what the kernel says then; 0: not known. After index_stat */
 /* Can it be asked? `patience`: how much nearer to the opening of the file this question brings the process. */
+#define INDEX_AT_ONCE 1000
 bool index_ready(struct core *k, unsigned patience);
+uint64_t index_ino(uint32_t dir); /* the same; 0: it is not listed */
 bool index_is(struct core *k, uint32_t dir, const struct stat *st); /* of a directory; when it is ready */
+/* What a link leads to, without a NUL; NULL: not known. After index_stat. */
+const char *index_target(struct core *k, uint32_t dir, const char *name, size_t n, size_t *len);
+/* getdents64 of a directory, when it is ready, or INDEX_ASK: that is the kernel's. Is a descriptor's position one of these? */
+#define INDEX_ASK (-4096L)
+long index_list(struct core *k, uint32_t dir, int fd, void *to, size_t n);
+bool index_lists(int64_t position);
 void index_forget(void);
 
 /* ---- roots.c ------------------------------------------------------------------------------------------ */
@@ -494,6 +502,8 @@ void owner_show(struct call *c, struct stat *st, const struct place *p, int fd);
 /* The same for what none of the records tells of, by which nothing but the stat's first 40 bytes is read; false when
  * that is not sure. */
 bool owner_show_plain(struct core *k, struct stat *st);
+/* A directory of both layers has the inode that it had in the lower alone, the root the upper's; 0: not known. */
+uint64_t merged_ino(struct call *c, const char *guest, size_t n);
 void owner_copy(struct call *c, const struct stat *from, const char *from_guest, const struct stat *to);
 long owner_load_record(struct core *k);
 void owner_forget_record(void);
@@ -569,6 +579,11 @@ bool ids_of(struct call *c, uint64_t pid, struct ids *ids);
 long proc_readlink(struct call *c, struct place *p, char *to);
 bool proc_is_magic(struct call *c, struct place *p);
 long proc_magic(struct call *c, struct place *p, bool last);
+#define FOREIGN_INODE ((uint64_t)1 << 62) /* of a lower tree on another device, as overlayfs's xino does */
+/* Shows the inodes of a list, what getdents64 gave for a directory of the lower alone, as stat does; n again, or -EFAULT. */
+long show_inodes(struct core *k, void *list, long n);
+/* getdents64 of a directory of the image, or INDEX_ASK. */
+long read_image(struct core *k, int fd, const struct place *dir, void *to, size_t n);
 long read_merged(struct call *c, int fd, struct place *dir, void *to, size_t n);
 #define NO_FD ((int)0x80000000)
 void stat_of_statx(struct stat *st, const struct statx *x); /* type, owner and names of it */

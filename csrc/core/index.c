@@ -1,7 +1,7 @@
 /* The index of the image's tree (udk/layers/index.py): what the kernel would say of its files.
  *
  * The tree is never changed, so that what the store wrote down when it made it holds: what a name in a directory of the
- * lower alone is, or that there is none, is known without a call. Directories have numbers there, which are kept with what
+ * lower alone is, or that there is none, where a link leads and what a directory lists is known without a call. Directories have numbers there, which are kept with what
  * is remembered of a directory; 0 is none that is known.
  */
 #include "core/core.h"
@@ -14,21 +14,25 @@ struct index_head {
 	int64_t ctime;
 	uint32_t ctime_ns, uid, blksize, n_dirs, n_names;
 	uint32_t no_user, no_acl, spare; /* what is said where there is no such attribute */
-	uint64_t dirs, hashes, files, names, names_size;
+	uint64_t dirs, hashes, files, lists, lists_size, targets, targets_size;
 };
 
 struct index_dir {
 	uint64_t ino;
 	uint32_t first, count;
+	uint32_t list, list_size; /* what getdents64 gives, "." and ".." first */
 };
 
 struct index_file {
 	uint64_t ino;
 	int64_t size, atime, mtime, ctime;
-	uint32_t atime_ns, mtime_ns, ctime_ns, blocks, mode, nlink, uid, gid, rdev, dir, name;
-	uint16_t name_len, flags;
+	uint32_t atime_ns, mtime_ns, ctime_ns, blocks, mode, nlink, uid, gid, rdev, dir, name; /* name: in a list */
+	uint16_t name_len, flags; /* rdev: of a link where its target is */
 };
 
+#define START (1L << 40) /* positions of a listing: this and how many names were given */
+#define DOT_SIZE 24      /* bytes of the shortest record */
+#define NAME_AT offsetof(struct linux_dirent64, d_name)
 #define FILE_PLAIN 1 /* without extended attributes of user.* and system.* */
 
 static const char *map; /* of this process, at INDEX_AT; a forked child inherits it */
@@ -48,9 +52,9 @@ static bool fits(uint64_t size, uint64_t at, uint64_t n, uint64_t each, uint64_t
 /* Is it whole, and of this very tree? Copies of a tree have other inodes, and its root another time of change. */
 static bool sound(const struct core *k, const struct index_head *h, uint64_t size)
 {
-	return !memcmp(h->magic, "UDKIDX\0\1", 8) && fits(size, h->dirs, h->n_dirs, sizeof(struct index_dir), 8) &&
+	return !memcmp(h->magic, "UDKIDX\0\2", 8) && fits(size, h->dirs, h->n_dirs, sizeof(struct index_dir), 8) &&
 	       fits(size, h->hashes, h->n_names, 4, 4) && fits(size, h->files, h->n_names, sizeof(struct index_file), 8) &&
-	       fits(size, h->names, h->names_size, 1, 1) && h->ino == k->plan->root_ino[1] && h->uid == k->plan->lower_uid &&
+	       fits(size, h->lists, h->lists_size, 1, 8) && fits(size, h->targets, h->targets_size, 1, 1) && h->ino == k->plan->root_ino[1] && h->uid == k->plan->lower_uid &&
 	       h->ctime == k->plan->lower_ctime[0] && h->ctime_ns == k->plan->lower_ctime[1];
 }
 
@@ -68,6 +72,7 @@ static bool map_index(struct core *k)
 		return __atomic_load_n(&map, __ATOMIC_ACQUIRE);
 	if (at != (long)INDEX_AT || !sound(k, (const void *)at, (uint64_t)st.st_size)) { /* before Linux 4.17 it is elsewhere then */
 		sys_munmap((void *)at, (size_t)st.st_size);
+		k->plan->index = at == (long)INDEX_AT ? 0 : k->plan->index;
 		return false;
 	}
 	__atomic_store_n(&map, (const char *)at, __ATOMIC_RELEASE);
@@ -78,7 +83,7 @@ bool index_ready(struct core *k, unsigned patience)
 {
 	if (__atomic_load_n(&map, __ATOMIC_ACQUIRE))
 		return true;
-	if (!k->plan->index || !k->notes || asked > PATIENCE || (asked += patience) <= PATIENCE)
+	if (!k->plan->index || (!k->notes && patience < INDEX_AT_ONCE) || asked > PATIENCE || (asked += patience) <= PATIENCE)
 		return false;
 	asked = PATIENCE + 1;
 	return map_index(k);
@@ -118,8 +123,8 @@ static const struct index_file *look(uint32_t dir, const char *name, size_t n, b
 		i++;
 	for (; i < count && hashes[i] == want; i++) {
 		f = &files[first + i];
-		if (f->name_len == n && f->name <= h->names_size && n <= h->names_size - f->name &&
-		    !memcmp(map + h->names + f->name, name, n))
+		if (f->name_len == n && f->name <= h->lists_size && n <= h->lists_size - f->name &&
+		    !memcmp(map + h->lists + f->name, name, n))
 			return f;
 	}
 	return NULL;
@@ -154,11 +159,16 @@ uint32_t index_dir(struct core *k, const char *path, size_t n)
 	return dir;
 }
 
-bool index_is(struct core *k, uint32_t dir, const struct stat *st)
+uint64_t index_ino(uint32_t dir)
 {
 	const struct index_dir *d = (const void *)(map + head()->dirs);
 
-	return dir < head()->n_dirs && st->st_ino == d[dir].ino && st->st_dev == k->plan->lower_dev;
+	return dir < head()->n_dirs ? d[dir].ino : 0;
+}
+
+bool index_is(struct core *k, uint32_t dir, const struct stat *st)
+{
+	return st->st_ino == index_ino(dir) && st->st_dev == k->plan->lower_dev;
 }
 
 int index_stat(struct core *k, uint32_t dir, const char *name, size_t n, struct stat *st, bool *plain)
@@ -178,7 +188,7 @@ int index_stat(struct core *k, uint32_t dir, const char *name, size_t n, struct 
 	st->st_nlink = f->nlink;
 	st->st_uid = f->uid;
 	st->st_gid = f->gid;
-	st->st_rdev = f->rdev;
+	st->st_rdev = (f->mode & S_IFMT) == S_IFLNK ? 0 : f->rdev;
 	st->st_size = f->size;
 	st->st_blksize = head()->blksize;
 	st->st_blocks = f->blocks;
@@ -197,4 +207,66 @@ long index_no_attribute(bool acl)
 	uint32_t error = acl ? head()->no_acl : head()->no_user;
 
 	return error == ENODATA || error == EOPNOTSUPP ? -(long)error : 0;
+}
+
+const char *index_target(struct core *k, uint32_t dir, const char *name, size_t n, size_t *len)
+{
+	const struct index_head *h = head();
+	const struct index_file *f;
+	bool listed;
+
+	f = dir && index_ready(k, 0) ? look(dir, name, n, &listed) : NULL;
+	if (!f || (f->mode & S_IFMT) != S_IFLNK || f->rdev > h->targets_size || (uint64_t)f->size > h->targets_size - f->rdev)
+		return NULL;
+	*len = (size_t)f->size;
+	return map + h->targets + f->rdev;
+}
+
+/* Where the record of a name is in the list, by the number of names before it. */
+static size_t record_at(const struct index_dir *d, uint64_t i)
+{
+	const struct index_file *files = (const void *)(map + head()->files);
+
+	if (i < 2)
+		return i * DOT_SIZE;
+	return i - 2 < d->count ? files[d->first + i - 2].name - NAME_AT - d->list : d->list_size;
+}
+
+bool index_lists(int64_t position)
+{
+	return position >= START && position <= START + UINT32_MAX;
+}
+
+long index_list(struct core *k, uint32_t dir, int fd, void *to, size_t n)
+{
+	const struct index_head *h = head();
+	const struct index_dir *d = (const struct index_dir *)(map + h->dirs) + dir;
+	const struct linux_dirent64 *e;
+	size_t begin, end;
+	struct stat st;
+	uint64_t i;
+	long at;
+
+	if (!dir || dir >= h->n_dirs || d->first > h->n_names || d->count > h->n_names - d->first || d->list % 8 ||
+	    d->list > h->lists_size || d->list_size > h->lists_size - d->list || sys_fstat(fd, &st) || !index_is(k, dir, &st))
+		return INDEX_ASK;
+	at = sys_lseek(fd, 0, SEEK_CUR);
+	if (at && !index_lists(at))
+		return INDEX_ASK;
+	i = at ? (uint64_t)at - START : 0;
+	begin = end = record_at(d, i);
+	if (begin % 8 || begin > d->list_size)
+		return INDEX_ASK;
+	while (d->list_size - end >= DOT_SIZE) {
+		e = (const void *)(map + h->lists + d->list + end);
+		if (e->d_reclen < DOT_SIZE || e->d_reclen % 8 || e->d_reclen > d->list_size - end || e->d_reclen > n - (end - begin))
+			break;
+		end += e->d_reclen;
+		i++;
+	}
+	if (begin == end)
+		return begin == d->list_size ? 0 : -EINVAL;
+	if (guest_write(to, map + h->lists + d->list + begin, end - begin))
+		return -EFAULT;
+	return sys_lseek(fd, (int64_t)(START + i), SEEK_SET) == (long)(START + i) ? (long)(end - begin) : INDEX_ASK;
 }

@@ -8,7 +8,6 @@
 #include "core/owner.h"
 
 #define NOBODY 65534
-#define FOREIGN_INODE ((uint64_t)1 << 62) /* of a lower tree on another device, as overlayfs's xino does */
 
 bool privileged(const struct core *k)
 {
@@ -140,6 +139,22 @@ void owner_show(struct call *c, struct stat *st, const struct place *p, int fd)
 		st->st_ino |= FOREIGN_INODE;
 	st->st_dev = plan->upper_dev;
 	(void)ino;
+}
+
+uint64_t merged_ino(struct call *c, const char *guest, size_t n)
+{
+	struct core *k = c->core;
+	struct stat st;
+
+	if (!n)
+		return k->plan->root_ino[0];
+	st.st_ino = index_ready(k, 0) ? index_ino(index_dir(k, guest, n)) : 0;
+	if (!st.st_ino) {
+		host_path(k, 0, LAYER_LOWER, guest, n, c->w->other);
+		if (sys_fstatat(AT_FDCWD, c->w->other, &st, AT_SYMLINK_NOFOLLOW))
+			return 0;
+	}
+	return k->plan->lower_dev == k->plan->upper_dev ? st.st_ino : st.st_ino | FOREIGN_INODE;
 }
 
 bool owner_show_plain(struct core *k, struct stat *st)

@@ -8,6 +8,8 @@
 #include "core/core.h"
 
 #define FIRST 16 /* positions below are for . and .. */
+#define LAST (0x40000000 + FIRST)
+#define MERGED (1L << 41) /* where they begin: no file system's own, which small ones are; not for 32-bit programs */
 
 struct name {
 	uint32_t hash, at; /* at: offset of the dirent in the arena */
@@ -15,7 +17,7 @@ struct name {
 
 struct listing {
 	char *arena;
-	size_t size, used;
+	size_t size, used, lower_at; /* where those of the lower begin */
 	struct name *names;
 	uint32_t count;
 };
@@ -90,6 +92,28 @@ static void sort(struct name *v, uint32_t n)
 		}
 }
 
+/* What both layers have, as directories that belong together, has the lower's inode; see merged_ino. */
+static void as_before(struct call *c, const struct place *dir, struct linux_dirent64 *upper, const struct linux_dirent64 *lower)
+{
+	struct place *t = &c->w->c;
+	size_t n = strlen(upper->d_name);
+
+	if (upper->d_type != DT_DIR || lower->d_type != DT_DIR || dir->len + n + 1 >= GUEST_MAX)
+		return;
+	memcpy(t->guest, dir->guest, dir->len);
+	t->guest[dir->len] = '/';
+	memcpy(t->guest + dir->len + 1, upper->d_name, n + 1);
+	if (upper_kind(c, t->guest, dir->len + 1 + n, dir->mount) == IN_MERGED)
+		upper->d_ino = merged_ino(c, t->guest, dir->len + 1 + n);
+}
+
+static size_t parent_len(const char *path, size_t n)
+{
+	while (n && path[n - 1] != '/')
+		n--;
+	return n ? n - 1 : 0;
+}
+
 /* Reads both layers, sorts, and drops what the upper hides. The names' memory is at the arena's end. */
 static long build(struct call *c, struct place *dir, struct listing *l)
 {
@@ -103,7 +127,7 @@ static long build(struct call *c, struct place *dir, struct listing *l)
 	host_path(k, dir->mount, LAYER_UPPER, dir->guest, dir->len, c->w->text);
 	upper_len = strlen(c->w->text);
 	r = read_layer(l, c->w->text);
-	lower_at = l->used;
+	l->lower_at = lower_at = l->used;
 	if (!r) {
 		host_path(k, dir->mount, LAYER_LOWER, dir->guest, dir->len, c->w->other);
 		r = read_layer(l, c->w->other);
@@ -135,6 +159,8 @@ static long build(struct call *c, struct place *dir, struct listing *l)
 
 			if (l->names[j].at < lower_at &&
 			    (str_eq(other, name) || (files && str_starts(other, ".wh.") && str_eq(other + 4, name)))) {
+				if (str_eq(other, name))
+					as_before(c, dir, dirent_at(l, j), dirent_at(l, i));
 				dirent_at(l, i)->d_reclen = 0; /* dropped below */
 				break;
 			}
@@ -158,8 +184,50 @@ static long build(struct call *c, struct place *dir, struct listing *l)
 	return 0;
 }
 
+long show_inodes(struct core *k, void *list, long n)
+{
+	struct linux_dirent64 d;
+
+	if (k->plan->lower_dev == k->plan->upper_dev)
+		return n;
+	for (char *at = list, *end = at + n; at < end; at += d.d_reclen) {
+		if (guest_read(&d, at, offsetof(struct linux_dirent64, d_name)) || d.d_reclen < sizeof d)
+			return -EFAULT;
+		d.d_ino |= FOREIGN_INODE;
+		if (guest_write(at, &d.d_ino, sizeof d.d_ino))
+			return -EFAULT;
+	}
+	return n;
+}
+
+long read_image(struct core *k, int fd, const struct place *dir, void *to, size_t n)
+{
+	const long at = k->plan->index ? sys_lseek(fd, 0, SEEK_CUR) : -1;
+	long r;
+
+	if (at < 0 || (at && !index_lists(at)))
+		return INDEX_ASK;
+	/* Another process may have begun: what the kernel would make of that position is not known. */
+	if (!index_ready(k, at ? INDEX_AT_ONCE : 1))
+		return at ? -ENOMEM : INDEX_ASK;
+	r = index_list(k, index_dir(k, dir->guest, dir->len), fd, to, n);
+	return r > 0 ? show_inodes(k, to, r) : r;
+}
+
+/* Is that position one of a listing of one layer, begun before the other came to be? */
+static bool of_one_layer(int fd, long pos, long base)
+{
+	if (!base || !pos || pos >= base)
+		return pos - base >= LAST;
+	if (sys_lseek(fd, base, SEEK_SET) != base) /* the file system takes none like that: it is not known */
+		return pos >= LAST;
+	sys_lseek(fd, pos, SEEK_SET);
+	return true;
+}
+
 long read_merged(struct call *c, int fd, struct place *dir, void *to, size_t n)
 {
+	const long base = c->nr32 ? 0 : MERGED;
 	struct listing l = { 0 };
 	struct core *k = c->core;
 	long pos = sys_lseek(fd, 0, SEEK_CUR), r;
@@ -169,12 +237,18 @@ long read_merged(struct call *c, int fd, struct place *dir, void *to, size_t n)
 
 	if (pos < 0)
 		return pos;
-	if (pos >= 0x40000000 + FIRST)
-		/* Begun as a listing of one layer, before the other came to be: finished like that. */
-		return sys_getdents64(fd, to, n);
+	if (of_one_layer(fd, pos, base)) { /* finished like that */
+		r = read_image(k, fd, dir, to, n);
+		if (r != INDEX_ASK)
+			return r;
+		r = sys_getdents64(fd, to, n);
+		return r > 0 && !c->nr32 ? show_inodes(k, to, r) : r;
+	}
+	pos -= pos >= base ? base : 0;
 	r = build(c, dir, &l);
 	for (long dot = pos; !r && dot < 2; dot++) {
-		struct linux_dirent64 d = { .d_ino = dir->st.st_ino, .d_off = dot + 1, .d_reclen = 24, .d_type = DT_DIR };
+		const size_t at = dot ? parent_len(dir->guest, dir->len) : dir->len;
+		struct linux_dirent64 d = { .d_ino = merged_ino(c, dir->guest, at), .d_off = base + dot + 1, .d_reclen = 24, .d_type = DT_DIR };
 		if (done + 24 > n) {
 			full = true;
 			break;
@@ -195,10 +269,12 @@ long read_merged(struct call *c, int fd, struct place *dir, void *to, size_t n)
 		last = MAX(l.names[i].hash, last + 1);
 		if (done + d->d_reclen > n)
 			break;
-		d->d_off = last;
+		d->d_off = base + last;
 		o = owner_find(k, &(struct stat){ .st_dev = k->plan->upper_dev, .st_ino = d->d_ino, .st_nlink = 1 });
 		if (o && o->origin)
 			d->d_ino = o->origin;
+		if (((o && o->origin) || l.names[i].at >= l.lower_at) && k->plan->lower_dev != k->plan->upper_dev && !c->nr32)
+			d->d_ino |= FOREIGN_INODE;
 		if (o && o->flags & OWNER_MODE && o->mode & S_IFMT)
 			d->d_type = (uint8_t)((o->mode & S_IFMT) >> 12);
 		if (guest_write((char *)to + done, d, d->d_reclen))
@@ -212,6 +288,7 @@ long read_merged(struct call *c, int fd, struct place *dir, void *to, size_t n)
 		return r;
 	if (!done)
 		return i < l.count || full ? -EINVAL : 0;
-	sys_lseek(fd, pos, SEEK_SET);
+	if (sys_lseek(fd, base + pos, SEEK_SET) < 0)
+		sys_lseek(fd, pos, SEEK_SET);
 	return (long)done;
 }

@@ -9,6 +9,7 @@
 #define TEXT 192      /* on the guest's stack */
 #define STAT_WORDS 5  /* of struct stat: device, inode, links, mode and owner, group */
 #define OWNER_WORD 3
+#define LINKS 8 /* one behind the other */
 #define AT_STATX_SYNC_TYPE_ 0x6000
 
 struct light {
@@ -160,9 +161,36 @@ static bool light_fstat(int fd, unsigned long to, long *r)
 	return *r || shown(to, false, fd, begun);
 }
 
+/* Goes on to what the link names, where that is beside it. */
+static bool through(struct light *l)
+{
+	size_t n, before = (size_t)(l->last - l->text);
+	const char *target = index_target(&self.core, l->dir, l->last, l->last_len, &n);
+
+	if (!target || before + n >= TEXT)
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if (!target[i] || target[i] == '/')
+			return false;
+	memcpy(l->text + before, target, n);
+	l->text[before + n] = 0;
+	l->last_len = n;
+	return is_name(l->last);
+}
+
 static bool leads_no_further(unsigned flags, const struct stat *st)
 {
 	return flags & AT_SYMLINK_NOFOLLOW || (st->st_mode & S_IFMT) != S_IFLNK;
+}
+
+/* The same of what is at the end of links. */
+static int listed_at_end(struct light *l, unsigned flags, struct stat *st)
+{
+	int is = listed(l, st);
+
+	for (int i = 0; is == KNOWN && !leads_no_further(flags, st); i++)
+		is = i < LINKS && through(l) ? listed(l, st) : OTHER;
+	return is;
 }
 
 static bool light_stat(int fd, unsigned long path, unsigned long to, unsigned flags, long *r)
@@ -176,10 +204,10 @@ static bool light_stat(int fd, unsigned long path, unsigned long to, unsigned fl
 		return path && !guest_read(&first, (void *)path, 1) && !first && light_fstat(fd, to, r);
 	if (flags & ~(unsigned)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) || !placed(&l, fd, path, true))
 		return false;
-	is = listed(&l, &st);
+	is = listed_at_end(&l, flags, &st);
 	*r = is == NONE ? -ENOENT : 0;
 	if (is != ASK)
-		return is == NONE || (is == KNOWN && leads_no_further(flags, &st) && !guest_write((void *)to, &st, sizeof st));
+		return is == NONE || (is == KNOWN && !guest_write((void *)to, &st, sizeof st));
 	*r = sys_fstatat(l.dfd, l.name, (struct stat *)to, (int)flags | AT_SYMLINK_NOFOLLOW);
 	if (*r)
 		return !unsure(*r);
@@ -195,14 +223,14 @@ static bool light_statx(int fd, unsigned long path, unsigned flags, uint32_t mas
 
 	if (flags & ~(unsigned)(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_SYNC_TYPE_) || !placed(&l, fd, path, true))
 		return false;
-	is = mask & ~(uint32_t)(STATX_BASIC_STATS | MNT_IDS) ? ASK : listed(&l, &st);
+	is = mask & ~(uint32_t)(STATX_BASIC_STATS | MNT_IDS) ? ASK : listed_at_end(&l, flags, &st);
 	*r = is == NONE ? -ENOENT : 0;
 	if (is == KNOWN) {
 		statx_basic(&x, &st);
 		statx_mount(&x, mask, 0, false);
 	}
 	if (is != ASK)
-		return is == NONE || (is == KNOWN && leads_no_further(flags, &st) && !guest_write((void *)to, &x, sizeof x));
+		return is == NONE || (is == KNOWN && !guest_write((void *)to, &x, sizeof x));
 	*r = SC5(__NR_statx, l.dfd, l.name, flags | AT_SYMLINK_NOFOLLOW, mask, &x);
 	if (*r)
 		return !unsure(*r);
@@ -255,8 +283,10 @@ static bool light_opendir(int fd, unsigned long path, unsigned flags, long *r)
 
 static bool light_open(int fd, unsigned long path, unsigned flags, long *r)
 {
+	const unsigned nofollow = flags & O_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0;
 	struct light l;
 	struct stat st;
+	int is, links = 0;
 	bool plain;
 
 	if (flags & (O_ACCMODE | O_CREAT | O_TRUNC | O_PATH | (O_TMPFILE & ~O_DIRECTORY)))
@@ -265,7 +295,10 @@ static bool light_open(int fd, unsigned long path, unsigned flags, long *r)
 		return light_opendir(fd, path, flags, r);
 	if (!placed(&l, fd, path, false))
 		return false;
-	if (index_stat(&self.core, l.dir, l.last, l.last_len, &st, &plain) == 0) {
+	do
+		is = index_stat(&self.core, l.dir, l.last, l.last_len, &st, &plain);
+	while (is > 0 && !leads_no_further(nofollow, &st) && links++ < LINKS && through(&l));
+	if (!is) {
 		*r = -ENOENT;
 		return true;
 	}
@@ -279,6 +312,8 @@ static bool light_readlink(int fd, unsigned long path, unsigned long to, unsigne
 {
 	struct light l;
 	struct stat st;
+	const char *target;
+	size_t n;
 	bool plain;
 	int is;
 
@@ -288,6 +323,11 @@ static bool light_readlink(int fd, unsigned long path, unsigned long to, unsigne
 	if ((int)size > 0 && (!is || (is > 0 && (st.st_mode & S_IFMT) != S_IFLNK))) {
 		*r = is ? -EINVAL : -ENOENT;
 		return true;
+	}
+	target = is > 0 && (int)size > 0 ? index_target(&self.core, l.dir, l.last, l.last_len, &n) : NULL;
+	if (target) {
+		*r = (long)MIN(n, size);
+		return !guest_write((void *)to, target, (size_t)*r);
 	}
 	*r = known_directory(&self.core, l.text, strlen(l.text)) ? -EINVAL : SC4(__NR_readlinkat, l.dfd, l.name, to, size);
 	return !unsure(*r);
@@ -301,8 +341,8 @@ static bool light_access(int fd, unsigned long path, unsigned mode, unsigned fla
 
 	if (mode & ~(unsigned)(R_OK | X_OK) || flags & ~(unsigned)(AT_EACCESS | AT_SYMLINK_NOFOLLOW) || !placed(&l, fd, path, false))
 		return false;
-	is = listed(&l, &st);
-	if (is != NONE && (is != KNOWN || !leads_no_further(flags, &st)))
+	is = listed_at_end(&l, flags, &st);
+	if (is != NONE && is != KNOWN)
 		return false;
 	*r = is == NONE ? -ENOENT : !mode || mode_allows(&self.core, &st, (int)mode, flags & AT_EACCESS) ? 0 : -EACCES;
 	return true;
@@ -337,10 +377,29 @@ static bool light_xattr(unsigned long path, unsigned long name, long *r)
 	return !name || *r;
 }
 
+static bool light_getdents(int fd, unsigned long to, unsigned long size, long *r)
+{
+	struct core *k = &self.core;
+	struct note what;
+
+	if (!note_quiet_dir(k, fd, &what))
+		return false;
+	*r = INDEX_ASK;
+	if (k->plan->index && what.kind == IN_LOWER && what.dir != INDEX_NONE) {
+		if (!what.dir || !index_ready(k, 1)) /* where it is not open, another process's listing may go on here */
+			return false;
+		*r = index_list(k, what.dir, fd, (void *)to, (unsigned)size);
+	}
+	if (*r == INDEX_ASK)
+		*r = SC3(__NR_getdents64, fd, to, size);
+	if (*r > 0 && what.kind == IN_LOWER)
+		*r = show_inodes(k, (void *)to, *r);
+	return true;
+}
+
 bool light(long nr, const unsigned long a[6], long *r)
 {
 	int fd = (int)a[0];
-	uint8_t mount, kind;
 
 	switch (nr) {
 	case __NR_fcntl: /* all of them, because all are made at one place */
@@ -350,11 +409,7 @@ bool light(long nr, const unsigned long a[6], long *r)
 		if (*r >= 0 && (a[1] == F_DUPFD || a[1] == F_DUPFD_CLOEXEC))
 			note_dup(&self.core, fd, (int)*r);
 		return true;
-	case __NR_getdents64:
-		if (!note_quiet(&self.core, fd, &mount, &kind))
-			return false;
-		*r = SC3(nr, a[0], a[1], a[2]);
-		return true;
+	case __NR_getdents64: return light_getdents(fd, a[1], a[2], r);
 	case __NR_fstat: return light_fstat(fd, a[1], r);
 	case __NR_newfstatat: return light_stat(fd, a[1], a[2], (unsigned)a[3], r);
 	case __NR_stat: return light_stat(AT_FDCWD, a[0], a[1], 0, r);

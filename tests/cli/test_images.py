@@ -135,6 +135,12 @@ def test_a_tree_made_before_there_was_an_index_gets_it_by_a_pull(new_udk: Udk, b
     assert not index.exists()
     new_udk.ok("pull", "-q", box)
     assert index.stat().st_size == kept
+    data = index.read_bytes()
+    index.write_bytes(b"UDKIDX\0\1" + data[8:])  # of an older version
+    assert new_udk.ok("run", "-q", "--rm", box, "ls", "/etc")
+    assert "index" in str(new_udk("store", "fsck"))
+    new_udk.ok("pull", "-q", box)
+    assert index.read_bytes()[:8] == data[:8]
     assert "index" not in new_udk.ok("store", "fsck")
 
 

@@ -77,7 +77,7 @@ def add_libraries(program: Path, root: Path) -> None:
 
 
 def make_lower(root: Path) -> None:
-    """The image that ``cases/union.c`` and ``cases/image.c`` describe."""
+    """The image that ``union.c``, ``image.c`` and ``listing.c`` of ``cases`` describe."""
     for name in ("etc", "tmp", "proc", "dev", "sys", "opt/contract"):
         (root / name).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
@@ -90,8 +90,10 @@ def make_lower(root: Path) -> None:
     }  # fmt: skip
     files.update({f"many/lower{i}": "" for i in range(200)})
     files = {f"lower/{name}": text for name, text in files.items()}
-    files.update({f"image/{name}": name for name in ("tree/x", "tree/sub/y", "dir/two", "dir/sub/deep")})
-    files.update({f"image/{name}": "" for name in ("hard", "ro", *(f"many/{i}" for i in range(200)))})
+    known = ("tree/x", "tree/sub/y", "dir/two", "dir/sub/deep", "chain/third", "kinds/file", "kinds/dir/in")
+    files.update({f"image/{name}": name for name in known})
+    many = [f"{where}/{i}" for where in ("many", "gone") for i in range(200)]
+    files.update({f"image/{name}": "" for name in ("hard", "ro", *many)})
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +104,10 @@ def make_lower(root: Path) -> None:
     os.link(root / "lower/hard", root / "lower/hard2")
     (root / "lower/ro").chmod(0o444)
     (root / "image/link").symlink_to("tree")
+    links = {"first": "second", "second": "third", "out": "../hard", "none": "nothing", "self": "self"}
+    for name, target in links.items():
+        (root / "image/chain" / name).symlink_to(target)
+    (root / "image/kinds/link").symlink_to("file")
     os.link(root / "image/hard", root / "image/hard2")
     (root / "image/ro").chmod(0o444)
 

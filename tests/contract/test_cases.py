@@ -31,6 +31,8 @@ EXPECTED: dict[str, set[str]] = {
     "runc": set(),
     "singularity": set(),
 }
+# Where a file system gives 32-bit positions, these cannot be told from those of both layers.
+I386 = {"a_listing_of_what_changes"}
 # And what --confine keeps from it: /dev/shm is then a directory of the run's own on the image's device: there
 # it cannot be told what an ordinary guest user's descriptor leads to.
 _SHM = {"what_is_mounted_belongs_to_whoever_made_it"}
@@ -79,7 +81,7 @@ def test_cases(engine: Engine, arena: Arena, programs: dict[str, str], build: st
         assert done.stdout.count("\n") == 1 and snapshot(arena.root) == before
         return
     failed = {line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("FAIL ")}
-    assert failed <= EXPECTED[engine.name], done.stdout
+    assert failed <= EXPECTED[engine.name] | (I386 if build == "i386" else set()), done.stdout
     assert " passed, " in done.stdout, done.stdout
     assert snapshot(arena.root) == before
 

@@ -246,6 +246,23 @@ def test_what_is_known_as_a_directory_is_no_link(shell: Box, tmp_path: Path) -> 
 
 
 @needs("busybox", "strace")
+def test_listings_of_the_image_are_known(shell: Box, tmp_path: Path) -> None:
+    """Not asked for: its place in the listing is that of the descriptor, which is."""
+    image = tmp_path / "image"
+    shutil.copytree(shell.lower, image / "rootfs", symlinks=True)
+    for n in range(300):
+        below = image / f"rootfs/etc/list/{n}"
+        below.mkdir(parents=True)
+        (below / "f").touch()
+    RecordWriter(str(image / "record")).close()
+    write_index(str(image))
+    root = Root(lower=(str(image / "rootfs"),), records=(str(image / "record"),))
+    assert shell.output("sh", "-c", "find /etc/list | wc -l", root=root) == "601\n"
+    log = traced(shell, tmp_path / "log", "find /etc/list >/dev/null", root=root)
+    assert sum("getdents64" in line for line in log if is_host_call(line)) < 40
+
+
+@needs("busybox", "strace")
 def test_what_the_image_has_is_known(shell: Box, tmp_path: Path) -> None:
     """By the index that the store made, without a call; not what is in a directory of both layers."""
     image = tmp_path / "image"

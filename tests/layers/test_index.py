@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 from tests.support.needs import needs
-from udk.layers.index import ABSENT, DIRECTORY, FILE, HEADER, PLAIN, has_index, name_hash, write_index
+from udk.layers.index import (
+    ABSENT,
+    DIRECTORY,
+    FILE,
+    HEADER,
+    PLAIN,
+    RECORD,
+    START,
+    has_index,
+    is_indexed,
+    name_hash,
+    write_index,
+)
 from udk.layers.record import RecordWriter, encode_xattrs
 
 
@@ -34,12 +46,12 @@ def tree(tmp_path: Path) -> Path:
 def read(data: bytes) -> dict[bytes, tuple[int, ...]]:
     """path -> its entry, as a reader of the format goes from the root's directory down."""
     head = HEADER.unpack_from(data)
-    assert head[0] == b"UDKIDX\0\1"
-    (directories, hashes, files, names, names_size), found = head[11:], {}
-    assert names + names_size == len(data)
+    assert head[0] == b"UDKIDX\0\2"
+    (directories, hashes, files, names, names_size, targets, targets_size), found = head[11:], {}
+    assert targets + targets_size == len(data) and names + names_size <= targets
     todo = [(b"", 1)]
     for path, number in todo:
-        _, first, count = DIRECTORY.unpack_from(data, directories + number * DIRECTORY.size)
+        _, first, count, _, _ = DIRECTORY.unpack_from(data, directories + number * DIRECTORY.size)
         if first == ABSENT:
             continue
         order = []
@@ -54,6 +66,54 @@ def read(data: bytes) -> dict[bytes, tuple[int, ...]]:
                 todo.append((path + b"/" + name, entry[-4]))
         assert order == sorted(order)
     return found
+
+
+def listing(data: bytes, number: int) -> list[tuple[int, int, bytes]]:
+    """Inode, type and name of what the directory of that number lists."""
+    head = HEADER.unpack_from(data)
+    _, _, count, at, size = DIRECTORY.unpack_from(data, head[11] + number * DIRECTORY.size)
+    found: list[tuple[int, int, bytes]] = []
+    begin = at
+    while at < begin + size:
+        inode, position, length, kind = RECORD.unpack_from(data, head[14] + at)
+        name, zero, rest = data[head[14] + at + RECORD.size : head[14] + at + length].partition(b"\0")
+        assert zero and not rest.strip(b"\0") and len(rest) < 8 and length % 8 == 0
+        found.append((inode, kind, name))
+        assert position == START + len(found)
+        at += length
+    assert at == begin + size and len(found) == count + 2
+    return found
+
+
+def test_it_lists_what_the_kernel_lists(tree: Path) -> None:
+    write_index(str(tree))
+    data = (tree / "index").read_bytes()
+    found = read(data)
+    top = tree / "rootfs"
+    numbers = {path: entry[-4] for path, entry in found.items() if entry[-4]}
+    listed = 0
+    for path, number in {b"": 1, **numbers}.items():
+        where = os.fsencode(top) + path
+        if path == b"/closed":
+            continue
+        names = listing(data, number)
+        assert [name for _, _, name in names[:2]] == [b".", b".."]
+        above = where if path == b"" else os.path.dirname(where)
+        assert [inode for inode, _, _ in names[:2]] == [os.stat(where).st_ino, os.stat(above).st_ino]
+        assert {name for _, _, name in names[2:]} == set(os.listdir(where))
+        for inode, kind, name in names[2:]:
+            st = os.lstat(where + b"/" + name)
+            assert inode == st.st_ino and kind == st.st_mode >> 12
+            listed += 1
+    assert listed > 300
+
+
+def test_where_links_lead(tree: Path) -> None:
+    write_index(str(tree))
+    data = (tree / "index").read_bytes()
+    head, link = HEADER.unpack_from(data), read(data)[b"/link"]
+    at = head[16] + link[13]
+    assert data[at : at + link[1]] == b"etc/passwd"
 
 
 def test_it_says_what_the_kernel_says(tree: Path) -> None:
@@ -72,7 +132,8 @@ def test_it_says_what_the_kernel_says(tree: Path) -> None:
         times = (st.st_mtime_ns, st.st_ctime_ns)  # reading changes the other
         assert entry[:2] == (st.st_ino, st.st_size)
         assert tuple(s * 10**9 + ns for s, ns in zip(entry[3:5], entry[6:8])) == times
-        assert entry[8:14] == (st.st_blocks, st.st_mode, st.st_nlink, st.st_uid, st.st_gid, st.st_rdev)
+        assert entry[8:13] == (st.st_blocks, st.st_mode, st.st_nlink, st.st_uid, st.st_gid)
+        assert entry[13] == st.st_rdev or path == b"/link"
         assert entry[-1] == PLAIN
 
 
@@ -113,9 +174,9 @@ def test_a_tree_on_two_devices_has_none(tree: Path) -> None:
 
 
 def test_of_this_tree_as_it_is(tree: Path, tmp_path: Path) -> None:
-    assert not has_index(str(tree))
+    assert not has_index(str(tree)) and not is_indexed(str(tree))
     write_index(str(tree))
-    assert has_index(str(tree))
+    assert has_index(str(tree)) and is_indexed(str(tree))
     shutil.copytree(tree, tmp_path / "copy", symlinks=True)
     assert not has_index(str(tmp_path / "copy"))
     whole = (tree / "index").read_bytes()

@@ -54,13 +54,12 @@ def make_tree(
 
 
 def _add_index(tree: str) -> None:
-    """To a tree that was made before there were any, or that came here as a copy without it."""
-    if os.path.exists(f"{tree}/index"):
-        return
-    from udk.layers.index import write_index
+    """To a tree that was made before there was one of this version, or that is a copy without it."""
+    from udk.layers.index import is_indexed, write_index
 
     try:
-        write_index(tree)
+        if not is_indexed(tree):
+            write_index(tree)
     except (OSError, ValueError):
         pass  # somebody else's store, or a full disk: the tree is as good without
 

@@ -14,6 +14,17 @@ static int drop(const char *path, const struct stat *st, int kind, struct FTW *f
 	return 0;
 }
 
+/* How many more the directory has. */
+static int names_behind(int fd)
+{
+	DIR *d = fdopendir(fd);
+	int n = 0;
+
+	while (d && readdir(d))
+		n++;
+	return n;
+}
+
 static pid_t running;
 
 static void too_long(int sig)
@@ -35,6 +46,8 @@ int main(int argc, char **argv)
 		return pause();
 	if (argc == 4 && !strcmp(argv[1], "--fds"))
 		return !(fcntl(atoi(argv[2]), F_GETFD) == 0 && fcntl(atoi(argv[3]), F_GETFD) < 0);
+	if (argc == 3 && !strcmp(argv[1], "--list"))
+		return names_behind(atoi(argv[2]));
 	if (argc == 2 && !strcmp(argv[1], "--ids"))
 		return getuid() == 50 && geteuid() == 21 && getegid() == 22 && getgid() == 50 ? 42 : 1;
 	setvbuf(stdout, NULL, _IOLBF, 0);

@@ -185,14 +185,19 @@ static void maps(const uint8_t *data, size_t size)
 	world_leave();
 }
 
+#define DIRS_AT 56 /* in the header */
+
 /* What it says, if it is taken at all, is of it; nothing beside it is read. */
 static void index_of_image(const uint8_t *data, size_t size)
 {
 	static const char *const names[] = { "a", "f", "etc", "passwd", "", "a name of more than eight bytes" };
 	static uint8_t text[4096];
-	const char *path = world_path("index");
+	const char *path = world_path("index"), *target;
 	uint32_t dir;
+	uint64_t dirs;
 	struct stat st = { 0 };
+	size_t len;
+	long fd;
 	bool plain;
 
 	memcpy(text, data, size = MIN(size, sizeof text));
@@ -201,22 +206,36 @@ static void index_of_image(const uint8_t *data, size_t size)
 	memcpy(text + 16, &world.plan->lower_ctime[0], 8);
 	memcpy(text + 24, &world.plan->lower_ctime[1], 4);
 	memcpy(text + 28, &world.plan->lower_uid, 4);
+	checked.on = false; /* the file is of the engine's own */
+	fd = sys_open(world_path("lower"), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+	sys_fstat((int)fd, &st);
+	memcpy(&dirs, text + DIRS_AT, 8);
+	for (int i = 0; i < 6 && size >= 24 && dirs <= size - 24; i++, dirs += 24)
+		memcpy(text + dirs, &st.st_ino, 8); /* this is what is listed */
 	world_file("index", text, size, 0644);
 	world.plan->index = world.plan->strings_used;
 	memcpy(world.plan->strings + world.plan->index, path, strlen(path) + 1);
 	index_forget();
-	checked.on = false; /* the file is of the engine's own */
 	index_ready(&world, 1000);
 	dir = index_dir(&world, "/a/b", 4);
 	for (uint32_t in = dir, n = 0; dir && n < 6; in = n++) {
-		for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		for (size_t i = 0; i < ARRAY_LEN(names); i++) {
 			if (index_stat(&world, in, names[i], strlen(names[i]), &st, &plain) > 0 && st.st_dev != world.plan->lower_dev)
 				abort();
+			target = index_target(&world, in, names[i], strlen(names[i]), &len);
+			memcpy(guest, target ? target : "", target ? MIN(len, BUFFER) : 0);
+		}
+		for (size_t room = 24; room <= 1600; room *= 4) {
+			sys_lseek((int)fd, 0, SEEK_SET);
+			for (int i = 0; i < 9 && index_list(&world, in, (int)fd, guest + GUEST_SIZE - room, room) > 0;)
+				i++;
+		}
 		index_is(&world, in, &st);
 		index_below(&world, in, "sub", 3);
 		index_no_attribute(n & 1);
 	}
 	index_forget();
+	sys_close((int)fd);
 	checked.on = true;
 	world.plan->index = 0;
 	world_leave();
