@@ -49,6 +49,22 @@ static bool same_text(const char *a, const char *b, size_t n)
 	return true;
 }
 
+/* What lies in a mount that others change, too, is known for some milliseconds: a client of a network file system knows it
+ * for longer. */
+#define BRIEF 32
+
+static bool holds(const struct core *k, const struct cached *e)
+{
+	uint32_t now;
+
+	if (e->generation != k->plan->generation)
+		return false;
+	if (!e->made)
+		return true;
+	now = ticks();
+	return now && now - e->made < BRIEF;
+}
+
 /* Copies the path out of a matching entry. -1 when it does not match, is stale or is being written. */
 static int take(struct core *k, const struct cached *e, uint64_t key1, uint64_t key2, const char *key, size_t n,
 		struct place *p)
@@ -57,8 +73,7 @@ static int take(struct core *k, const struct cached *e, uint64_t key1, uint64_t 
 	uint16_t len = e->len;
 	int inside = e->mounts_inside;
 
-	if (seq & 1 || e->key1 != key1 || e->key2 != key2 || e->key_len != n || n + len > CACHE_TEXT ||
-	    e->generation != k->plan->generation)
+	if (seq & 1 || e->key1 != key1 || e->key2 != key2 || e->key_len != n || n + len > CACHE_TEXT || !holds(k, e))
 		return -1;
 	if (!same_text(e->text, key, n))
 		return -1;
@@ -81,7 +96,7 @@ static uint32_t dir_of(struct core *k, const struct place *p)
 	return p->kind == IN_LOWER && !p->mount ? index_dir(k, p->guest, p->len) : INDEX_NONE;
 }
 
-static void keep(struct cached *e, uint32_t generation, uint64_t key1, uint64_t key2, const char *key, size_t n,
+static void keep(const struct core *k, struct cached *e, uint32_t generation, uint64_t key1, uint64_t key2, const char *key, size_t n,
 		 const char *path, size_t len, const struct place *p, int inside, uint32_t dir)
 {
 	uint32_t seq = __atomic_load_n(&e->seq, __ATOMIC_RELAXED);
@@ -100,6 +115,7 @@ static void keep(struct cached *e, uint32_t generation, uint64_t key1, uint64_t 
 	e->layer = p->layer;
 	e->mounts_inside = (uint8_t)inside;
 	e->dir = dir;
+	e->made = k->plan->mounts[p->mount].flags & MOUNT_CACHE ? 0 : MAX(ticks(), 1U);
 	e->generation = generation;
 	__atomic_store_n(&e->seq, seq + 2, __ATOMIC_RELEASE);
 }
@@ -115,7 +131,7 @@ void cache_keep_text(struct core *k, uint32_t generation, const char *key, size_
 {
 	uint64_t h = text_hash(key, n);
 
-	keep(&k->plan->dirs[h % DIR_CACHE], generation, h, n, key, n, p->guest, p->len, p, inside, dir_of(k, p));
+	keep(k, &k->plan->dirs[h % DIR_CACHE], generation, h, n, key, n, p->guest, p->len, p, inside, dir_of(k, p));
 }
 
 bool cache_straight(struct core *k, const char *text, size_t n, struct note *what)
@@ -128,7 +144,7 @@ bool cache_straight(struct core *k, const char *text, size_t n, struct note *wha
 	what->kind = e->kind;
 	what->dir = e->dir;
 	if (seq & 1 || e->key1 != h || e->key2 != n || e->key_len != n || e->len != n || n > CACHE_TEXT / 2 || e->mounts_inside ||
-	    e->kind == IN_MERGED || e->generation != k->plan->generation || !same_text(e->text, text, n) || !same_text(e->text + n, text, n))
+	    e->kind == IN_MERGED || !holds(k, e) || !same_text(e->text, text, n) || !same_text(e->text + n, text, n))
 		return false;
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	return __atomic_load_n(&e->seq, __ATOMIC_RELAXED) == seq;
@@ -158,7 +174,7 @@ bool cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, s
 	what->quiet = !e->mounts_inside;
 	what->dir = e->dir;
 	if (seq & 1 || e->key1 != h || e->key2 != ~ino || e->key_len != n || e->len != sizeof dev || n + sizeof dev > CACHE_TEXT ||
-	    e->generation != k->plan->generation || !same_text(e->text, text, n) || !same_text(e->text + n, (const char *)&dev, sizeof dev) ||
+	    !holds(k, e) || !same_text(e->text, text, n) || !same_text(e->text + n, (const char *)&dev, sizeof dev) ||
 	    (!what->dir && index_ready(k, 0)))
 		return false;
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
@@ -169,7 +185,7 @@ void cache_keep_below(struct core *k, uint32_t generation, uint64_t dev, uint64_
 {
 	uint64_t h = below_hash(dev, ino, text, n);
 
-	keep(&k->plan->dirs[h % DIR_CACHE], generation, h, ~ino, text, n, (const char *)&dev, sizeof dev, p, mounts_below(k, p->guest, p->len), dir_of(k, p));
+	keep(k, &k->plan->dirs[h % DIR_CACHE], generation, h, ~ino, text, n, (const char *)&dev, sizeof dev, p, mounts_below(k, p->guest, p->len), dir_of(k, p));
 }
 
 int cache_inode(struct core *k, uint64_t dev, uint64_t ino, struct place *p)
@@ -179,7 +195,7 @@ int cache_inode(struct core *k, uint64_t dev, uint64_t ino, struct place *p)
 
 void cache_keep_inode(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const struct place *p, int inside)
 {
-	keep(&k->plan->fds[inode_hash(dev, ino) % FD_CACHE], generation, dev, ino, "", 0, p->guest, p->len, p, inside, 0);
+	keep(k, &k->plan->fds[inode_hash(dev, ino) % FD_CACHE], generation, dev, ino, "", 0, p->guest, p->len, p, inside, 0);
 }
 
 void bloom_add(struct core *k, const char *name, size_t n)

@@ -45,7 +45,7 @@ enum mount_flags {
 	MOUNT_FILE = 2,   /* the target is not a directory */
 	MOUNT_UNION = 4,  /* the root, when it has an upper and a lower */
 	MOUNT_PROC = 8,   /* /proc of the host, shown as the guest should see it */
-	MOUNT_CACHE = 16, /* changed by this container only: resolutions may be kept */
+	MOUNT_CACHE = 16, /* changed by this container only: resolutions may be kept; else briefly, but for /proc */
 };
 
 struct mount {
@@ -95,7 +95,8 @@ struct cached {
 	uint64_t key1, key2; /* hash of the text and its length, or device and inode */
 	uint16_t key_len, len;
 	uint8_t mount, kind, mounts_inside, layer; /* the last: of the directory itself, by device and inode */
-	uint32_t dir; /* its number in the index */
+	uint32_t dir;  /* its number in the index */
+	uint32_t made; /* in ticks: where others make changes, too, it holds for BRIEF; 0: no limit */
 	char text[CACHE_TEXT]; /* key (for the cache by text), then the canonical path */
 };
 
@@ -289,6 +290,9 @@ long guest_str(char *to, const void *from, size_t size);
 long guest_read(void *to, const void *from, size_t n);
 long guest_write(void *to, const void *from, size_t n);
 
+/* Time, some thousand a second, from an unknown start; 0: there is no cheap clock. */
+uint32_t ticks(void);
+
 /* ---- cache.c ------------------------------------------------------------------------------------------ */
 
 uint64_t text_hash(const char *s, size_t n);
@@ -362,6 +366,15 @@ bool is_root_fd(const struct core *k, int fd); /* the guest has no such descript
 long roots_hide(struct call *c, char *list, long n);
 
 /* ---- mount.c ------------------------------------------------------------------------------------------ */
+
+/* May a directory of it be remembered, be it for BRIEF? */
+static inline bool remembers(const struct core *k, int mount)
+{
+	uint16_t flags = k->plan->mounts[mount].flags;
+
+	/* Identity: the guest's own changes are not seen, either. */
+	return flags & MOUNT_CACHE || !(flags & (MOUNT_PROC | MOUNT_FILE | MOUNT_UNION) || k->plan->options & OPT_IDENTITY);
+}
 
 static inline const char *plan_text(const struct core *k, uint32_t off) { return k->plan->strings + off; }
 int mount_at(const struct core *k, const char *guest, size_t n);   /* index of the mount exactly there, or -1 */
@@ -501,6 +514,8 @@ void owner_left(const struct leaving *l);
 void owner_show(struct call *c, struct stat *st, const struct place *p, int fd);
 /* The same for what none of the records tells of, by which nothing but the stat's first 40 bytes is read; false when
  * that is not sure. */
+/* Of a file of a mount other than the root. */
+void owner_show_bound(const struct core *k, struct stat *st);
 bool owner_show_plain(struct core *k, struct stat *st);
 /* A directory of both layers has the inode that it had in the lower alone, the root the upper's; 0: not known. */
 uint64_t merged_ino(struct call *c, const char *guest, size_t n);

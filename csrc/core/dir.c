@@ -157,7 +157,7 @@ long base_dir(struct call *c, int dfd, struct place *p)
 		p->kind = IN_PLAIN;
 		return 0;
 	}
-	if (inside >= 0 && k->plan->mounts[p->mount].flags & MOUNT_CACHE)
+	if (inside >= 0 && remembers(k, p->mount))
 		return inside;
 	r = dfd == AT_FDCWD ? sys_getcwd(c->w->text, HOST_MAX) : path_of(c, dfd);
 	if (r > 0 && dfd == AT_FDCWD)
@@ -199,7 +199,7 @@ long base_quick(struct call *c, int dfd, struct place *p)
 
 	if (note_get(k, dfd, &p->st.st_dev, &p->st.st_ino)) {
 		r = cache_inode(k, p->st.st_dev, p->st.st_ino, p);
-		if (r >= 0 && p->kind != IN_DEEP && k->plan->mounts[p->mount].flags & MOUNT_CACHE &&
+		if (r >= 0 && p->kind != IN_DEEP && remembers(k, p->mount) &&
 		    (dfd == AT_FDCWD || (!r && p->kind != IN_MERGED))) {
 			p->dfd = dfd;
 			p->raw = p->self = p->slash = p->dot = p->dotdot = p->mounted = p->found = p->magic = p->locked = false;
@@ -214,7 +214,7 @@ long base_quick(struct call *c, int dfd, struct place *p)
 		const struct mount *m = &k->plan->mounts[p->mount];
 		struct note now = { .dev = p->st.st_dev, .ino = p->st.st_ino, .generation = generation, .mount = p->mount, .kind = p->kind };
 
-		now.quiet = !r && p->kind != IN_MERGED && m->flags & MOUNT_CACHE && !(m->flags & MOUNT_PROC) && !mounts_below(k, p->guest, p->len);
+		now.quiet = !r && p->kind != IN_MERGED && remembers(k, p->mount) && !(m->flags & MOUNT_PROC) && !mounts_below(k, p->guest, p->len);
 		now.dir = now.quiet && p->kind == IN_LOWER && !p->mount ? index_dir(k, p->guest, p->len) : INDEX_NONE;
 		note_set(k, dfd, &now, begun);
 	}
@@ -255,7 +255,7 @@ bool remember_begin(struct call *c, const struct place *p, struct note *now, uin
 	if (!k->notes || p->raw || p->self || p->mounted || p->slash || p->magic || p->len > CACHE_TEXT)
 		return false;
 	m = &k->plan->mounts[p->mount];
-	if (!(m->flags & MOUNT_CACHE))
+	if (!(m->flags & MOUNT_CACHE) && !(nameless(p) && remembers(k, p->mount)))
 		return false;
 	*now = (struct note){ .generation = k->plan->generation, .mount = p->mount, .kind = p->kind };
 	if (nameless(p)) { /* below what is quiet */

@@ -1,8 +1,8 @@
 /* The index of the image's tree (udk/layers/index.py): what the kernel would say of its files.
  *
  * The tree is never changed, so that what the store wrote down when it made it holds: what a name in a directory of the
- * lower alone is, or that there is none, where a link leads and what a directory lists is known without a call. Directories have numbers there, which are kept with what
- * is remembered of a directory; 0 is none that is known.
+ * lower alone is, or that there is none, where a link leads and what a directory lists is known without a call. Directories
+ * have numbers there, which are kept with what is remembered of a directory; 0 is none that is known.
  */
 #include "core/core.h"
 
@@ -54,8 +54,8 @@ static bool sound(const struct core *k, const struct index_head *h, uint64_t siz
 {
 	return !memcmp(h->magic, "UDKIDX\0\2", 8) && fits(size, h->dirs, h->n_dirs, sizeof(struct index_dir), 8) &&
 	       fits(size, h->hashes, h->n_names, 4, 4) && fits(size, h->files, h->n_names, sizeof(struct index_file), 8) &&
-	       fits(size, h->lists, h->lists_size, 1, 8) && fits(size, h->targets, h->targets_size, 1, 1) && h->ino == k->plan->root_ino[1] && h->uid == k->plan->lower_uid &&
-	       h->ctime == k->plan->lower_ctime[0] && h->ctime_ns == k->plan->lower_ctime[1];
+	       fits(size, h->lists, h->lists_size, 1, 8) && fits(size, h->targets, h->targets_size, 1, 1) &&
+	       h->ino == k->plan->root_ino[1] && h->uid == k->plan->lower_uid && h->ctime == k->plan->lower_ctime[0] && h->ctime_ns == k->plan->lower_ctime[1];
 }
 
 static bool map_index(struct core *k)

@@ -123,8 +123,7 @@ void owner_show(struct call *c, struct stat *st, const struct place *p, int fd)
 	} else if (in_union) {
 		st->st_uid = st->st_gid = 0;
 	} else {
-		st->st_uid = st->st_uid == plan->host_uid ? plan->uid : NOBODY;
-		st->st_gid = st->st_gid == plan->host_gid ? plan->gid : NOBODY;
+		owner_show_bound(k, st);
 	}
 	if (o && o->flags & OWNER_MODE) {
 		st->st_mode = o->mode & S_IFMT ? o->mode : (st->st_mode & S_IFMT) | (o->mode & 07777);
@@ -139,6 +138,16 @@ void owner_show(struct call *c, struct stat *st, const struct place *p, int fd)
 		st->st_ino |= FOREIGN_INODE;
 	st->st_dev = plan->upper_dev;
 	(void)ino;
+}
+
+void owner_show_bound(const struct core *k, struct stat *st)
+{
+	const struct plan *plan = k->plan;
+
+	if (!(plan->options & OPT_OWNERS))
+		return;
+	st->st_uid = st->st_uid == plan->host_uid ? plan->uid : NOBODY;
+	st->st_gid = st->st_gid == plan->host_gid ? plan->gid : NOBODY;
 }
 
 uint64_t merged_ino(struct call *c, const char *guest, size_t n)

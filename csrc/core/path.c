@@ -138,7 +138,7 @@ static int below(struct call *c, int dfd, const char *path, size_t n, struct pla
 	size_t len;
 	int inside;
 
-	if (base_quick(c, dfd, p) < 0 || p->raw || !(k->plan->mounts[p->mount].flags & MOUNT_CACHE))
+	if (base_quick(c, dfd, p) < 0 || p->raw || !remembers(k, p->mount))
 		return -1;
 	len = p->len;
 	memcpy(text, p->guest, len);
@@ -153,7 +153,7 @@ static int below(struct call *c, int dfd, const char *path, size_t n, struct pla
 	    !memcmp(p->guest, text, len)) {
 		p->direct = true;
 		p->dfd = dfd;
-		if (!inside && !p->mount && note_get(k, dfd, &dev, &ino) && !cache_below(k, dev, ino, path, n, &known))
+		if (!inside && note_get(k, dfd, &dev, &ino) && !cache_below(k, dev, ino, path, n, &known))
 			cache_keep_below(k, generation, dev, ino, path, n, p);
 	} else if (dfd != AT_FDCWD && inside >= 0) { /* the path is used without the descriptor: is it what was noted? */
 		struct stat *st = &base->st;

@@ -152,13 +152,13 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 			p->kind = IN_MERGED;
 		return 0;
 	}
-	if (!(k->plan->mounts[p->mount].flags & MOUNT_CACHE))
+	if (!(k->plan->mounts[p->mount].flags & MOUNT_CACHE)) /* each directory for itself */
 		w->keep = false;
-	else if (!last || w->all) /* else nothing is remembered that went through it: files come and go */
+	if (remembers(k, p->mount) && (!last || w->all)) /* else nothing is remembered that went through it: files come and go */
 		bloom_add(k, name, n);
 	if (last && !follow_it)
 		return 1;
-	if (!last && !k->root_len && !c->how && !judged(k) && k->plan->mounts[p->mount].flags & MOUNT_CACHE &&
+	if (!last && !k->root_len && !c->how && !judged(k) && remembers(k, p->mount) &&
 	    cache_text(k, p->guest, p->len, p) >= 0)
 		return 0;
 	r = lookup(c, p);
@@ -185,7 +185,7 @@ static long step(struct call *c, struct walk *w, struct place *p, const char *na
 			return r;
 	}
 	p->kind = (uint8_t)kind_below(c, p);
-	if (k->plan->mounts[p->mount].flags & MOUNT_CACHE && !k->root_len && !c->how)
+	if (remembers(k, p->mount) && !k->root_len && !c->how)
 		cache_keep_text(k, w->generation, p->guest, p->len, p, mounts_inside(k, p->guest, p->len));
 	close_since(c, held); /* the next name's place is told anew */
 	return 0;

@@ -19,6 +19,7 @@ struct light {
 	const char *last; /* the name alone */
 	size_t last_len;
 	uint32_t dir; /* that it is in, by its number in the index; 0: the kernel must be asked */
+	uint8_t mount;
 };
 
 static bool is_name(const char *s)
@@ -54,6 +55,22 @@ static bool has_number(const struct note *what)
 	return what->kind == IN_LOWER && what->dir != INDEX_NONE && index_ready(&self.core, 1);
 }
 
+/* An absolute path in a bind. */
+static bool as_on_host(struct light *l, uint8_t mount)
+{
+	const struct mount *m = &self.core.plan->mounts[mount];
+	size_t dir = (size_t)(l->last - l->text) - m->guest_len, rest = dir + l->last_len;
+
+	if (m->host_len + rest >= TEXT)
+		return false;
+	memmove(l->text + m->host_len, l->text + m->guest_len, rest + 1);
+	memcpy(l->text, plan_text(&self.core, m->host), m->host_len);
+	l->last = l->text + m->host_len + dir;
+	l->dfd = AT_FDCWD;
+	l->mount = mount;
+	return true;
+}
+
 /* Whether the kernel may look the path up, but for a link at its end. `wanted`: the index is worth a look at the descriptor. */
 static bool placed(struct light *l, int fd, unsigned long path, bool wanted)
 {
@@ -72,10 +89,14 @@ static bool placed(struct light *l, int fd, unsigned long path, bool wanted)
 	l->last_len = (size_t)(l->text + n - l->last);
 	l->name = l->text;
 	l->dfd = fd;
-	l->dir = 0;
+	l->dir = l->mount = 0;
 	if (!slash) {
-		if (!note_quiet_dir(k, fd, &what)) /* it is a directory, perhaps, that paths went through */
-			return known(fd, l->text, (size_t)n, &what);
+		if (!note_quiet_dir(k, fd, &what)) { /* it is a directory, perhaps, that paths went through */
+			if (!known(fd, l->text, (size_t)n, &what))
+				return false;
+			l->mount = what.mount;
+			return true;
+		}
 		if (wanted && has_number(&what)) {
 			if (!what.dir) { /* noted before the index was open */
 				note_drop(k, fd);
@@ -83,7 +104,8 @@ static bool placed(struct light *l, int fd, unsigned long path, bool wanted)
 			}
 			l->dir = holds(fd, &what, true) ? what.dir : 0;
 		}
-		return !what.mount;
+		l->mount = what.mount;
+		return true;
 	}
 	n = slash - l->text;
 	if (!n)
@@ -93,9 +115,14 @@ static bool placed(struct light *l, int fd, unsigned long path, bool wanted)
 			return false;
 		if (wanted && has_number(&what) && what.dir && holds(fd, &what, false))
 			l->dir = what.dir;
+		l->mount = what.mount;
 		return true;
 	}
-	if (k->root_len || !k->roots || !k->notes || !cache_straight(k, l->text, (size_t)n, &what) || what.mount)
+	if (k->root_len || !k->notes || !cache_straight(k, l->text, (size_t)n, &what))
+		return false;
+	if (what.mount)
+		return as_on_host(l, what.mount);
+	if (!k->roots)
 		return false;
 	if (has_number(&what))
 		l->dir = what.dir ? what.dir : index_dir(k, l->text, (size_t)n);
@@ -110,8 +137,16 @@ static bool unsure(long r)
 	return r == -EBADF || r == -ENOTDIR || r == -ELOOP || r == -EACCES || r == -ENXIO;
 }
 
+static bool show_owner(struct stat *st, uint8_t mount)
+{
+	if (!mount)
+		return owner_show_plain(&self.core, st);
+	owner_show_bound(&self.core, st);
+	return !(self.core.plan->options & OPT_IDENTITY);
+}
+
 /* Shows the file that the kernel just described as one without an entry in any record. */
-static bool shown(unsigned long at, bool alone, int fd, uint32_t begun)
+static bool shown(unsigned long at, const struct light *by_name, int fd, uint32_t begun)
 {
 	union { struct stat st; uint64_t words[STAT_WORDS]; } u;
 	uint8_t mount, kind;
@@ -119,13 +154,13 @@ static bool shown(unsigned long at, bool alone, int fd, uint32_t begun)
 
 	if (guest_read(u.words, (void *)at, sizeof u.words))
 		return false;
-	if (!alone && (u.st.st_mode & S_IFMT) == S_IFDIR) {
+	if (!by_name && (u.st.st_mode & S_IFMT) == S_IFDIR) {
 		if (!note_quiet(&self.core, fd, &mount, &kind))
 			return false; /* is it in both layers? */
 		note_identify(&self.core, fd, u.st.st_dev, u.st.st_ino, begun);
 	}
 	dev = u.st.st_dev;
-	if (!owner_show_plain(&self.core, &u.st))
+	if (!show_owner(&u.st, by_name ? by_name->mount : 0))
 		return false;
 	if (dev == u.st.st_dev)
 		return !guest_write((uint64_t *)at + OWNER_WORD, u.words + OWNER_WORD, sizeof u.words - OWNER_WORD * sizeof u.words[0]);
@@ -158,7 +193,7 @@ static bool light_fstat(int fd, unsigned long to, long *r)
 	if (fd < 0 || is_root_fd(&self.core, fd))
 		return false;
 	*r = sys_fstat(fd, (struct stat *)to);
-	return *r || shown(to, false, fd, begun);
+	return *r || shown(to, NULL, fd, begun);
 }
 
 /* Goes on to what the link names, where that is beside it. */
@@ -211,7 +246,7 @@ static bool light_stat(int fd, unsigned long path, unsigned long to, unsigned fl
 	*r = sys_fstatat(l.dfd, l.name, (struct stat *)to, (int)flags | AT_SYMLINK_NOFOLLOW);
 	if (*r)
 		return !unsure(*r);
-	return (flags & AT_SYMLINK_NOFOLLOW || !is_link(to)) && shown(to, true, fd, 0);
+	return (flags & AT_SYMLINK_NOFOLLOW || !is_link(to)) && shown(to, &l, fd, 0);
 }
 
 static bool light_statx(int fd, unsigned long path, unsigned flags, uint32_t mask, unsigned long to, long *r)
@@ -237,10 +272,10 @@ static bool light_statx(int fd, unsigned long path, unsigned flags, uint32_t mas
 	if (!(flags & AT_SYMLINK_NOFOLLOW) && (x.stx_mode & S_IFMT) == S_IFLNK)
 		return false;
 	stat_of_statx(&st, &x);
-	if (!owner_show_plain(&self.core, &st))
+	if (!show_owner(&st, l.mount))
 		return false;
 	stat_to_statx(&x, &st);
-	statx_mount(&x, mask, 0, false);
+	statx_mount(&x, mask, l.mount, false);
 	return !guest_write((void *)to, &x, sizeof x);
 }
 
@@ -270,8 +305,6 @@ static bool light_opendir(int fd, unsigned long path, unsigned flags, long *r)
 	} else if (!known(fd, name, (size_t)n, &now) || !now.quiet) {
 		return false;
 	}
-	if (now.mount)
-		return false;
 	begun = note_begin(k) + 1; /* the opening itself drops a note */
 	*r = sys_openat(fd, name, (int)flags | O_NOFOLLOW, 0);
 	if (*r < 0)
@@ -329,7 +362,7 @@ static bool light_readlink(int fd, unsigned long path, unsigned long to, unsigne
 		*r = (long)MIN(n, size);
 		return !guest_write((void *)to, target, (size_t)*r);
 	}
-	*r = known_directory(&self.core, l.text, strlen(l.text)) ? -EINVAL : SC4(__NR_readlinkat, l.dfd, l.name, to, size);
+	*r = !l.mount && known_directory(&self.core, l.text, strlen(l.text)) ? -EINVAL : SC4(__NR_readlinkat, l.dfd, l.name, to, size);
 	return !unsure(*r);
 }
 

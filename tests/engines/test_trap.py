@@ -224,6 +224,42 @@ def test_system_calls_of_a_hot_path(shell: Box, tmp_path: Path, directory: str, 
 
 
 @needs("busybox", "strace")
+@pytest.mark.parametrize(("directory", "path"), [("/data", "f"), ("/data", "sub/f"), ("/", "/data/sub/f")])
+def test_system_calls_in_a_bind(shell: Box, tmp_path: Path, directory: str, path: str) -> None:
+    """Nearly the same there: what others may change is remembered for some milliseconds."""
+    (tmp_path / "data/sub").mkdir(parents=True)
+    (tmp_path / "data/sub/f").touch()
+    (tmp_path / "data/f").touch()
+    mounts = (Mount(source=str(tmp_path / "data"), target="/data"),)
+    first, last = (
+        traced(shell, tmp_path / f"log{n}", f"cd {directory}; " + f"test -e {path}; " * n, mounts=mounts)
+        for n in (20, 220)
+    )
+    assert sum(map(is_host_call, last)) - sum(map(is_host_call, first)) < 300
+
+
+@needs("busybox")
+def test_what_others_change_in_a_bind_is_seen(shell: Box, tmp_path: Path) -> None:
+    """A directory that becomes a link, from outside: it leads where links of the container lead."""
+    for name in ("d", "other"):
+        (tmp_path / "data" / name / "sub").mkdir(parents=True)
+        (tmp_path / "data" / name / "sub/f").write_text(f"{name}\n")
+    look = "i=0; while [ $i -lt 50 ]; do test -e d/sub/f && test -e /data/d/sub/f; i=$((i+1)); done; "
+    text = (
+        f"cd /data; {look} cat d/sub/f; touch ready; while ! test -e go; do {look} done; usleep 100000; "
+        "cat d/sub/f /data/d/sub/f; cd /data/d/sub; cat ../../d/sub/f; readlink /data/d"
+    )
+    spec = shell.spec("sh", "-c", text, mounts=(Mount(source=str(tmp_path / "data"), target="/data"),))
+    guard = spawn(spec, ENGINE.launch(spec), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_until(lambda: (tmp_path / "data/ready").exists())
+    (tmp_path / "data/d").rename(tmp_path / "data/was")
+    (tmp_path / "data/d").symlink_to("/data/other")
+    (tmp_path / "data/go").touch()
+    out, err = guard.communicate(timeout=60)
+    assert (out, err) == (b"d\nother\nother\nother\n/data/other\n", b"")
+
+
+@needs("busybox", "strace")
 def test_temporary_files_unsettle_nothing(shell: Box, tmp_path: Path) -> None:
     """A file that was looked at and goes: the directories that others know are not walked anew."""
     (Path(shell.lower) / "etc" / "sub").mkdir(exist_ok=True)

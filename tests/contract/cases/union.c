@@ -298,6 +298,41 @@ CASE(binds)
 	CHECK(symlink("/etc/passwd", "/rw/abs") == 0 && stat("/rw/abs", &s) == 0 && unlink("/rw/abs") == 0);
 }
 
+/* Another process looks all the time; this one changes. */
+CASE(changes_in_a_bind_are_seen_at_once)
+{
+	int ask[2], say[2];
+	struct stat st;
+	char c;
+	pid_t pid;
+
+	CHECK(mkdir("/rw/d", 0755) == 0 && mkdir("/rw/d/sub", 0755) == 0 && mkdir("/rw/d2", 0755) == 0 && mkdir("/rw/d2/sub", 0755) == 0);
+	put("/rw/d/sub/f", "first");
+	put("/rw/d2/sub/f", "second");
+	CHECK(pipe(ask) == 0 && pipe(say) == 0);
+	pid = fork();
+	if (!pid) {
+		int fd = open("/rw/d", O_RDONLY | O_DIRECTORY);
+
+		CHECK(chdir("/rw") == 0 && fd >= 0);
+		for (char step = '1'; step <= '3'; step++) {
+			for (int i = 0; i < 3 * OFTEN; i++) {
+				CHECK(stat("d/sub/f", &st) == (step == '3' ? -1 : 0) && stat("/rw/d/sub/f", &st) == (step == '3' ? -1 : 0));
+				CHECK(step == '3' || (same("d/sub/f", step == '1' ? "first" : "second") && same("/rw/d/sub/f", step == '1' ? "first" : "second")));
+				CHECK(fstatat(fd, "sub/f", &st, 0) == 0 && st.st_size == 5);
+				CHECK(fstatat(fd, "sub", &st, 0) == 0 && S_ISDIR(st.st_mode) && fstat(fd, &st) == 0 && S_ISDIR(st.st_mode));
+			}
+			CHECK(write(say[1], &step, 1) == 1 && read(ask[0], &c, 1) == 1);
+		}
+		_exit(0);
+	}
+	CHECK(read(say[0], &c, 1) == 1 && rename("/rw/d", "/rw/was") == 0 && symlink("/rw/d2", "/rw/d") == 0);
+	CHECK(write(ask[1], "1", 1) == 1 && read(say[0], &c, 1) == 1 && rename("/rw/d2", "/rw/d3") == 0);
+	CHECK(write(ask[1], "2", 1) == 1 && read(say[0], &c, 1) == 1 && write(ask[1], "3", 1) == 1 && wait_status(pid) == 0);
+	CHECK(unlink("/rw/d") == 0 && unlink("/rw/d3/sub/f") == 0 && rmdir("/rw/d3/sub") == 0 && rmdir("/rw/d3") == 0);
+	CHECK(unlink("/rw/was/sub/f") == 0 && rmdir("/rw/was/sub") == 0 && rmdir("/rw/was") == 0);
+}
+
 /* What guest root gives to files is there when it looks, and tools that copy it find no error. */
 CASE(security_attributes)
 {
