@@ -513,8 +513,10 @@ long call_getdents64(struct call *c)
 	struct note now;
 	long r, got;
 
-	if (note_quiet_dir(k, (int)c->a[0], &now) && (now.kind != IN_LOWER || !k->plan->index))
-		return call_raw(c);
+	if (note_quiet_dir(k, (int)c->a[0], &now) && (now.kind != IN_LOWER || !lists_image(k, (int)c->a[0]))) {
+		r = call_raw(c);
+		return r > 0 && now.kind == IN_LOWER && !c->nr32 ? show_inodes(k, (void *)c->a[1], r) : r;
+	}
 	r = base_quick(c, (int)c->a[0], p);
 	if (r >= 0 && (p->raw ? p->dead == DEAD : p->kind == IN_LOWER && !p->mount)) {
 		got = read_image(k, (int)c->a[0], p, (void *)c->a[1], (unsigned)c->a[2]);

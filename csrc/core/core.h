@@ -597,7 +597,9 @@ long proc_magic(struct call *c, struct place *p, bool last);
 #define FOREIGN_INODE ((uint64_t)1 << 62) /* of a lower tree on another device, as overlayfs's xino does */
 /* Shows the inodes of a list, what getdents64 gave for a directory of the lower alone, as stat does; n again, or -EFAULT. */
 long show_inodes(struct core *k, void *list, long n);
-/* getdents64 of a directory of the image, or INDEX_ASK. */
+/* Is a directory of the image to be listed by the index, or was that begun? */
+bool lists_image(struct core *k, int fd);
+/* getdents64 of such a directory, or INDEX_ASK. */
 long read_image(struct core *k, int fd, const struct place *dir, void *to, size_t n);
 long read_merged(struct call *c, int fd, struct place *dir, void *to, size_t n);
 #define NO_FD ((int)0x80000000)

@@ -200,6 +200,11 @@ long show_inodes(struct core *k, void *list, long n)
 	return n;
 }
 
+bool lists_image(struct core *k, int fd)
+{
+	return k->plan->index && (index_ready(k, 1) || index_lists(sys_lseek(fd, 0, SEEK_CUR)));
+}
+
 long read_image(struct core *k, int fd, const struct place *dir, void *to, size_t n)
 {
 	const long at = k->plan->index ? sys_lseek(fd, 0, SEEK_CUR) : -1;
@@ -208,7 +213,7 @@ long read_image(struct core *k, int fd, const struct place *dir, void *to, size_
 	if (at < 0 || (at && !index_lists(at)))
 		return INDEX_ASK;
 	/* Another process may have begun: what the kernel would make of that position is not known. */
-	if (!index_ready(k, at ? INDEX_AT_ONCE : 1))
+	if (!index_ready(k, at ? INDEX_AT_ONCE : 0))
 		return at ? -ENOMEM : INDEX_ASK;
 	r = index_list(k, index_dir(k, dir->guest, dir->len), fd, to, n);
 	return r > 0 ? show_inodes(k, to, r) : r;

@@ -419,7 +419,7 @@ static bool light_getdents(int fd, unsigned long to, unsigned long size, long *r
 		return false;
 	*r = INDEX_ASK;
 	if (k->plan->index && what.kind == IN_LOWER && what.dir != INDEX_NONE) {
-		if (!what.dir || !index_ready(k, 1)) /* where it is not open, another process's listing may go on here */
+		if (!what.dir || !index_ready(k, 0)) /* where it is not open, another process's listing may go on here */
 			return false;
 		*r = index_list(k, what.dir, fd, (void *)to, (unsigned)size);
 	}
