@@ -9,6 +9,7 @@
  * reader that sees it change takes it for absent. A process killed while writing costs one entry.
  */
 #include "core/core.h"
+#include "core/index.h"
 
 uint64_t text_hash(const char *s, size_t n)
 {

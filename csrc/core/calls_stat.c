@@ -1,5 +1,6 @@
 /* Looking at files. */
 #include "core/calls.h"
+#include "core/index.h"
 
 #ifndef STATX_BTIME
 #define STATX_BTIME 0x800U

@@ -329,30 +329,6 @@ void note_hold(struct core *k, int fd); /* no note until it is dropped: a handle
 void note_drop(struct core *k, int fd); /* it is, or may be, another one now */
 void notes_drop(struct core *k);
 
-/* ---- index.c ------------------------------------------------------------------------------------------ */
-
-/* The number of a directory of the lower, by its canonical path; of one in another. 0: not known yet, INDEX_NONE:
- * it has none. */
-#define INDEX_NONE 0xffffffffU
-uint32_t index_dir(struct core *k, const char *path, size_t n);
-uint32_t index_below(struct core *k, uint32_t dir, const char *name, size_t n);
-/* lstat of a name in a directory: 1 with st as the kernel would give it, 0: there is none, -1: not known. `plain`: it has
- * no attributes that a guest sees. */
-int index_stat(struct core *k, uint32_t dir, const char *name, size_t n, struct stat *st, bool *plain);
-long index_no_attribute(bool acl); /* what the kernel says then; 0: not known. After index_stat */
-/* Can it be asked? `patience`: how much nearer to the opening of the file this question brings the process. */
-#define INDEX_AT_ONCE 1000
-bool index_ready(struct core *k, unsigned patience);
-uint64_t index_ino(uint32_t dir); /* the same; 0: it is not listed */
-bool index_is(struct core *k, uint32_t dir, const struct stat *st); /* of a directory; when it is ready */
-/* What a link leads to, without a NUL; NULL: not known. After index_stat. */
-const char *index_target(struct core *k, uint32_t dir, const char *name, size_t n, size_t *len);
-/* getdents64 of a directory, when it is ready, or INDEX_ASK: that is the kernel's. Is a descriptor's position one of these? */
-#define INDEX_ASK (-4096L)
-long index_list(struct core *k, uint32_t dir, int fd, void *to, size_t n);
-bool index_lists(int64_t position);
-void index_forget(void);
-
 /* ---- roots.c ------------------------------------------------------------------------------------------ */
 
 #define ROOT_FD 62 /* and the next: below 64, up to where a table of descriptors need not grow */
@@ -514,9 +490,9 @@ void owner_left(const struct leaving *l);
 void owner_show(struct call *c, struct stat *st, const struct place *p, int fd);
 /* The same for what none of the records tells of, by which nothing but the stat's first 40 bytes is read; false when
  * that is not sure. */
+bool owner_show_plain(struct core *k, struct stat *st);
 /* Of a file of a mount other than the root. */
 void owner_show_bound(const struct core *k, struct stat *st);
-bool owner_show_plain(struct core *k, struct stat *st);
 /* A directory of both layers has the inode that it had in the lower alone, the root the upper's; 0: not known. */
 uint64_t merged_ino(struct call *c, const char *guest, size_t n);
 void owner_copy(struct call *c, const struct stat *from, const char *from_guest, const struct stat *to);

@@ -1,5 +1,6 @@
 /* Directories: of which kind one is, which one a descriptor is, and what may be remembered about it. */
 #include "core/core.h"
+#include "core/index.h"
 
 /* Which kind the directory is that was just found below one of kind `above`. */
 enum kind kind_below(struct call *c, const struct place *p)

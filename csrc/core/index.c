@@ -4,7 +4,7 @@
  * lower alone is, or that there is none, where a link leads and what a directory lists is known without a call. Directories
  * have numbers there, which are kept with what is remembered of a directory; 0 is none that is known.
  */
-#include "core/core.h"
+#include "core/index.h"
 
 #define PATIENCE 16 /* questions of a process before the file is mapped: most programs have few */
 

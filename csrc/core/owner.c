@@ -6,6 +6,7 @@
  * nobody's. Guest root reads and writes what the mode denies: the disk keeps u+rw, the record the guest's mode.
  */
 #include "core/owner.h"
+#include "core/index.h"
 
 #define NOBODY 65534
 

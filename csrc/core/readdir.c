@@ -6,6 +6,7 @@
  * that come and go between two calls do not disturb the rest. Both layers are read afresh for each call.
  */
 #include "core/core.h"
+#include "core/index.h"
 
 #define FIRST 16 /* positions below are for . and .. */
 #define LAST (0x40000000 + FIRST)

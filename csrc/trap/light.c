@@ -4,6 +4,7 @@
  * the kernel again.
  */
 #include "trap/trap.h"
+#include "core/index.h"
 
 #if defined(__x86_64__)
 #define TEXT 192      /* on the guest's stack */

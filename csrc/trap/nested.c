@@ -5,6 +5,7 @@
  * inner container alone, and costs what it costs outside. The filter is there already.
  */
 #include "trap/trap.h"
+#include "core/index.h"
 
 static struct plan *made; /* the inner plan, before it is put in the outer's place */
 

@@ -7,6 +7,7 @@
  * The core must take it or refuse it; where it takes it, calls go through as in calls.c. */
 #undef UDK_CHECKED
 #include "fuzz/world.h"
+#include "core/index.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
