@@ -58,6 +58,15 @@ def mine(parent: Path) -> set[str]:
     return {name for name in os.listdir(parent) if (parent / name).lstat().st_uid == os.geteuid()}
 
 
+def is_locked(home: Path) -> bool:
+    with open(home / "lease", "rb+") as lease:
+        try:
+            fcntl.flock(lease, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def works(name: str) -> Engine:
     engine = by_name(name)
     reason = probe(engine)
@@ -87,6 +96,9 @@ def test_what_killed_runs_left_in_memory_goes_with_the_next(
         assert homes.sweep((homes.MEMORY,)) == 0  # a living run's stays
         kill_all_at_once(guard)
         wait_until(lambda: not marked(shell.mark))
+        wait_until(
+            lambda: not any(map(is_locked, tmp_path.glob("udk-*")))
+        )  # what they had open is closed last
         assert mine(Path(homes.MEMORY)) - before == state
     assert homes.sweep((homes.MEMORY,)) == 1
     assert mine(Path(homes.MEMORY)) == before
