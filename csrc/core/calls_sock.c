@@ -100,13 +100,31 @@ static bool stat_parent(int dfd, char *path, size_t name, struct stat *st)
 	return !r;
 }
 
+/* The kernel is not to follow a link of the guest's. */
+static bool without_links(char *path, size_t n)
+{
+	for (size_t i = 1; i < n; i++) {
+		struct stat st;
+		long r = 0;
+
+		if (path[i] != '/')
+			continue;
+		path[i] = 0;
+		r = sys_fstatat(AT_FDCWD, path, &st, AT_SYMLINK_NOFOLLOW);
+		path[i] = '/';
+		if (r || (st.st_mode & S_IFMT) != S_IFDIR)
+			return false;
+	}
+	return true;
+}
+
 /* Whether the name as the guest gave it leads the kernel to the same place. */
 static bool as_given(struct place *p, char *given)
 {
 	size_t a = last_name(given), b = last_name(p->host);
 	struct stat there, here;
 
-	return given[0] != '/' && str_eq(given + a, p->host + b) && stat_parent(AT_FDCWD, given, a, &there) &&
+	return given[0] != '/' && str_eq(given + a, p->host + b) && without_links(given, a) && stat_parent(AT_FDCWD, given, a, &there) &&
 	       stat_parent(p->dfd, p->host, b, &here) && there.st_dev == here.st_dev && there.st_ino == here.st_ino;
 }
 
