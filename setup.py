@@ -36,7 +36,7 @@ STATIC = ["-fno-pie", "-no-pie", "-static"]
 # reaches.
 TRAP = [
     *STATIC, "-fPIC", "-fvisibility=hidden", "-mgeneral-regs-only", "-fcf-protection=none", "-Wl,--no-relax",
-    "-Wl,-Ttext-segment=0x7e9000000000", "-Wl,-z,norelro",
+    "-ffunction-sections", "-fdata-sections", "-Wl,-z,norelro", f"-Wl,-T,{CSRC / 'trap' / 'layout.ld'}",
 ]  # fmt: skip
 
 # The image's program has an interpreter, itself: engines that run only programs with one run it, and it needs
@@ -65,7 +65,7 @@ def machine_options(cc: list[str]) -> list[str]:
 
 def compile_program(name: str, dirs: list[str], extra: list[str]) -> None:
     sources = sorted(str(p) for d in dirs for p in (CSRC / d).glob("*.c"))
-    inputs = [*sources, *(str(p) for p in CSRC.rglob("*.h")), __file__]
+    inputs = [*sources, *(str(p) for e in ("*.h", "*.ld") for p in CSRC.rglob(e)), __file__]
     target = NATIVE / name
     if target.exists() and target.stat().st_mtime >= max(os.stat(p).st_mtime for p in inputs):
         return

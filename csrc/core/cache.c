@@ -66,14 +66,46 @@ static bool holds(const struct core *k, const struct cached *e)
 	return now && now - e->made < BRIEF;
 }
 
+/* The entry for a place in one of the tables, or NULL. */
+static struct cached *entry_at(const struct core *k, volatile uint16_t *place, bool make)
+{
+	uint16_t i = __atomic_load_n(place, __ATOMIC_ACQUIRE), none = 0;
+	uint32_t n;
+
+	if (!i && make && k->plan->cached_used < CACHED) {
+		n = __atomic_fetch_add(&k->plan->cached_used, 1, __ATOMIC_RELAXED);
+		if (n < CACHED) {
+			i = (uint16_t)(n + 1);
+			if (!__atomic_compare_exchange_n(place, &none, i, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+				i = none; /* another was faster */
+		}
+	}
+	return i && i <= CACHED ? &k->plan->cached[i - 1] : NULL;
+}
+
+static struct cached *by_text(const struct core *k, uint64_t hash, bool make)
+{
+	return entry_at(k, &k->plan->dirs[hash % DIR_CACHE], make);
+}
+
+static struct cached *by_inode(const struct core *k, uint64_t dev, uint64_t ino, bool make)
+{
+	return entry_at(k, &k->plan->fds[inode_hash(dev, ino) % FD_CACHE], make);
+}
+
 /* Copies the path out of a matching entry. -1 when it does not match, is stale or is being written. */
 static int take(struct core *k, const struct cached *e, uint64_t key1, uint64_t key2, const char *key, size_t n,
 		struct place *p)
 {
-	uint32_t seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
-	uint16_t len = e->len;
-	int inside = e->mounts_inside;
+	uint32_t seq;
+	uint16_t len;
+	int inside;
 
+	if (!e)
+		return -1;
+	seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
+	len = e->len;
+	inside = e->mounts_inside;
 	if (seq & 1 || e->key1 != key1 || e->key2 != key2 || e->key_len != n || n + len > CACHE_TEXT || !holds(k, e))
 		return -1;
 	if (!same_text(e->text, key, n))
@@ -100,8 +132,11 @@ static uint32_t dir_of(struct core *k, const struct place *p)
 static void keep(const struct core *k, struct cached *e, uint32_t generation, uint64_t key1, uint64_t key2, const char *key, size_t n,
 		 const char *path, size_t len, const struct place *p, int inside, uint32_t dir)
 {
-	uint32_t seq = __atomic_load_n(&e->seq, __ATOMIC_RELAXED);
+	uint32_t seq;
 
+	if (!e)
+		return;
+	seq = __atomic_load_n(&e->seq, __ATOMIC_RELAXED);
 	if (n + len > CACHE_TEXT || seq & 1 ||
 	    !__atomic_compare_exchange_n(&e->seq, &seq, seq + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
 		return;
@@ -125,30 +160,43 @@ int cache_text(struct core *k, const char *key, size_t n, struct place *p)
 {
 	uint64_t h = text_hash(key, n);
 
-	return take(k, &k->plan->dirs[h % DIR_CACHE], h, n, key, n, p);
+	return take(k, by_text(k, h, false), h, n, key, n, p);
 }
 
 void cache_keep_text(struct core *k, uint32_t generation, const char *key, size_t n, const struct place *p, int inside)
 {
 	uint64_t h = text_hash(key, n);
 
-	keep(k, &k->plan->dirs[h % DIR_CACHE], generation, h, n, key, n, p->guest, p->len, p, inside, dir_of(k, p));
+	keep(k, by_text(k, h, true), generation, h, n, key, n, p->guest, p->len, p, inside, dir_of(k, p));
+}
+
+long cache_leads(struct core *k, const char *text, size_t n, struct note *what, char *to, size_t size)
+{
+	uint64_t h = text_hash(text, n);
+	const struct cached *e = by_text(k, h, false);
+	uint32_t seq;
+	size_t len;
+
+	if (!e)
+		return -1;
+	seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
+	len = e->len;
+	what->mount = e->mount;
+	what->kind = e->kind;
+	what->dir = e->dir;
+	if (seq & 1 || e->key1 != h || e->key2 != n || e->key_len != n || n + len > CACHE_TEXT || e->mounts_inside || len >= size ||
+	    e->kind == IN_MERGED || !holds(k, e) || !same_text(e->text, text, n))
+		return -1;
+	memcpy(to, e->text + n, len);
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	return __atomic_load_n(&e->seq, __ATOMIC_RELAXED) == seq ? (long)len : -1;
 }
 
 bool cache_straight(struct core *k, const char *text, size_t n, struct note *what)
 {
-	uint64_t h = text_hash(text, n);
-	const struct cached *e = &k->plan->dirs[h % DIR_CACHE];
-	uint32_t seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
+	char to[CACHE_TEXT];
 
-	what->mount = e->mount;
-	what->kind = e->kind;
-	what->dir = e->dir;
-	if (seq & 1 || e->key1 != h || e->key2 != n || e->key_len != n || e->len != n || n > CACHE_TEXT / 2 || e->mounts_inside ||
-	    e->kind == IN_MERGED || !holds(k, e) || !same_text(e->text, text, n) || !same_text(e->text + n, text, n))
-		return false;
-	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-	return __atomic_load_n(&e->seq, __ATOMIC_RELAXED) == seq;
+	return cache_leads(k, text, n, what, to, sizeof to) == (long)n && same_text(to, text, n);
 }
 
 bool known_directory(struct core *k, const char *text, size_t n)
@@ -167,9 +215,12 @@ static uint64_t below_hash(uint64_t dev, uint64_t ino, const char *text, size_t 
 bool cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n, struct note *what)
 {
 	uint64_t h = below_hash(dev, ino, text, n);
-	const struct cached *e = &k->plan->dirs[h % DIR_CACHE];
-	uint32_t seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
+	const struct cached *e = by_text(k, h, false);
+	uint32_t seq;
 
+	if (!e)
+		return false;
+	seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
 	what->mount = e->mount;
 	what->kind = e->kind;
 	what->quiet = !e->mounts_inside;
@@ -186,17 +237,17 @@ void cache_keep_below(struct core *k, uint32_t generation, uint64_t dev, uint64_
 {
 	uint64_t h = below_hash(dev, ino, text, n);
 
-	keep(k, &k->plan->dirs[h % DIR_CACHE], generation, h, ~ino, text, n, (const char *)&dev, sizeof dev, p, mounts_below(k, p->guest, p->len), dir_of(k, p));
+	keep(k, by_text(k, h, true), generation, h, ~ino, text, n, (const char *)&dev, sizeof dev, p, mounts_below(k, p->guest, p->len), dir_of(k, p));
 }
 
 int cache_inode(struct core *k, uint64_t dev, uint64_t ino, struct place *p)
 {
-	return take(k, &k->plan->fds[inode_hash(dev, ino) % FD_CACHE], dev, ino, NULL, 0, p);
+	return take(k, by_inode(k, dev, ino, false), dev, ino, NULL, 0, p);
 }
 
 void cache_keep_inode(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const struct place *p, int inside)
 {
-	keep(k, &k->plan->fds[inode_hash(dev, ino) % FD_CACHE], generation, dev, ino, "", 0, p->guest, p->len, p, inside, 0);
+	keep(k, by_inode(k, dev, ino, true), generation, dev, ino, "", 0, p->guest, p->len, p, inside, 0);
 }
 
 void bloom_add(struct core *k, const char *name, size_t n)

@@ -28,11 +28,14 @@
 #define MAX_GROUPS 64
 
 /* Where a front end that lives in the guest's address space is, and what it maps there for other processes to see: the
- * first page of the running program, whose name /proc/PID/maps then tells. */
-#define ENGINE_BASE 0x7e9000000000UL              /* code; the guest's brk may follow it */
-#define ENGINE_END (ENGINE_BASE + 0x00900000UL)
-#define ENGINE_LOW (ENGINE_BASE - 0x08000000UL)   /* data: below, out of brk's way */
-#define PLAN_AT ENGINE_LOW
+ * first page of the running program, whose name /proc/PID/maps then tells. Code, the beginning of the plan and that of the
+ * data lie in one piece of 2 MiB, for which the kernel needs one page table, and makes another with each fork. */
+#define ENGINE_BASE 0x7e9000000000UL
+#define TEXT_SIZE 0x00040000U                     /* code and constants: see trap/layout.ld */
+#define PLAN_AT (ENGINE_BASE + TEXT_SIZE)
+#define DATA_AT (ENGINE_BASE + 0x001e0000UL)      /* the guest's brk may follow it */
+#define ENGINE_END (ENGINE_BASE + 0x00a00000UL)
+#define ENGINE_LOW (ENGINE_BASE - 0x08000000UL)   /* what few programs need: below, out of brk's way */
 #define CHANGES_AT (ENGINE_LOW + 0x02000000UL)
 #define INDEX_ROOM 0x40000000UL
 #define INDEX_AT (ENGINE_LOW - INDEX_ROOM)
@@ -76,11 +79,12 @@ enum plan_options {
 
 #define LOWER_BIT ((uint64_t)1 << 63) /* of inodes: OPT_XINO */
 
-#define PLAN_MAGIC 0x314e414c504b4455ULL /* "UDKPLAN1" */
-#define PLAN_STRINGS (64 * 1024)
+#define PLAN_MAGIC 0x324e414c504b4455ULL /* "UDKPLAN2" */
+#define PLAN_STRINGS (60 * 1024)
 #define CACHE_TEXT 208
 #define DIR_CACHE 2048
 #define FD_CACHE 1024
+#define CACHED (DIR_CACHE + FD_CACHE)
 #define BLOOM_WORDS 1024
 #define OWNED_WORDS 2048
 #define LOWER_OWNERS 8192   /* slots; at most half of them used */
@@ -145,7 +149,8 @@ struct plan {
 	struct mount mounts[MAX_MOUNTS];
 	char strings[PLAN_STRINGS];
 
-	/* Shared state from here on. */
+	/* Shared state from here on. What most calls look at is together, because each process faults it in anew, and what
+	 * one fault brings are 64 KiB: little is remembered in most containers, so the first entries of the cache are there, too. */
 	volatile uint32_t generation __attribute__((aligned(4096))); /* of every remembered resolution */
 	volatile uint32_t counter;                                   /* for names of temporary files */
 	volatile uint32_t lower_owners_used;
@@ -156,13 +161,15 @@ struct plan {
 	char nodename[65];                    /* that the guest set; empty: none */
 	volatile uint64_t build;              /* preload: this program and what it answers, as a hash; then the verdicts */
 	uint8_t verdicts[512];
-	volatile uint64_t clean[1024];        /* hashes of files in whose code nothing is to be changed (preload) */
+	volatile uint64_t clean[512];         /* hashes of files in whose code nothing is to be changed (preload) */
 	volatile uint64_t owned[OWNED_WORDS]; /* bits: inodes that may have an entry in one of the records */
 	struct { volatile uint64_t path; volatile int32_t pid; } running[RUNNING]; /* programs that could be written to */
 	volatile uint64_t setgid[SETGID_WORDS]; /* hashes of paths that may be directories with the set-group-id bit */
 	volatile uint64_t bloom[BLOOM_WORDS]; /* names that a remembered resolution went through */
-	struct cached dirs[DIR_CACHE];        /* by text */
-	struct cached fds[FD_CACHE];          /* by device and inode */
+	volatile uint16_t dirs[DIR_CACHE];    /* by text: 1 + the entry's number; 0: none yet */
+	volatile uint16_t fds[FD_CACHE];      /* by device and inode */
+	volatile uint32_t cached_used;
+	struct cached cached[CACHED];         /* given out in turn; whose place an entry is in the tables it stays */
 	struct owner lower_owners[LOWER_OWNERS];
 	char filters[FILTER_ARENA]; /* the guest's own seccomp programs */
 };
@@ -194,8 +201,8 @@ struct core {
 	struct changes *changes; /* mapped at first need; see changes_of */
 	struct ids ids;
 	uint16_t root_len;       /* of the emulated chroot, canonical */
-	char root[GUEST_MAX];
 	char exe[GUEST_MAX];     /* canonical path of the running program */
+	char root[GUEST_MAX];    /* written only where there is one */
 };
 
 /* Kinds of directory: where its names are looked up. */
@@ -233,13 +240,15 @@ struct program {
 	int fd;                          /* the file itself, where it has no path; else -1 */
 	bool engine;                     /* it is at our own address: another of us */
 	uint32_t set_uid, set_gid;       /* of set-id bits; -1: none */
+	char ids[1024], flags[80];       /* what the next incarnation is told: beside the name, in the same piece of memory */
 	char names[MAX_SCRIPTS][260];
 	char script[GUEST_MAX];
 	char foreign[GUEST_MAX]; /* for another machine: what the emulator is given */
 };
 
 struct work { /* one call's memory: too large for a guest's signal stack */
-	volatile int busy; /* the front end's */
+	volatile int busy; /* the front end's, as the next */
+	int holder, holders_thread;
 	int n_fds, fds[64]; /* to be closed when the call ends */
 	struct ids ids;    /* of the program to come */
 	char key[CACHE_TEXT];
@@ -303,6 +312,8 @@ void cache_keep_text(struct core *k, uint32_t generation, const char *key, size_
 void cache_keep_inode(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const struct place *p, int inside);
 /* A directory that its own text names without a link, of one layer: what its names are looked up in. False: not sure. */
 bool cache_straight(struct core *k, const char *text, size_t n, struct note *what);
+/* The same where there may be links on the way: the length of the canonical path, put to `to` without a NUL. -1: not sure. */
+long cache_leads(struct core *k, const char *text, size_t n, struct note *what, char *to, size_t size);
 /* Is what the path names a directory, and no link? False: not sure. */
 bool known_directory(struct core *k, const char *text, size_t n);
 /* The same for a path relative to a directory: the kernel may walk it from there. `what` is what is to be noted of it. */

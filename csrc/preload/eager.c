@@ -61,7 +61,7 @@ static long call_clone_eager(struct call *c)
 
 static long call_arch_prctl_eager(struct call *c)
 {
-	return c->a[0] == 0x5001 ? -EOPNOTSUPP : call_raw(c); /* user shadow stacks, which our way back would break */
+	return c->a[0] == SHADOW_STACK ? -EOPNOTSUPP : call_raw(c);
 }
 
 static long call_shmat_eager(struct call *c)

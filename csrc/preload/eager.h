@@ -5,6 +5,8 @@
 #include "preload/code.h"
 #include "trap/trap.h"
 
+#define SHADOW_STACK 0x5001 /* ARCH_SHSTK_ENABLE: user shadow stacks, which our way back would break */
+
 extern uint8_t call_verdicts[VERDICTS];
 extern struct notes **eager_notes; /* where the core has them, for the assembler */
 extern char eager_known[], eager_unknown[];

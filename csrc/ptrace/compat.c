@@ -50,7 +50,7 @@ void on_compat(struct compat_frame *f)
 	else if (what == SECCOMP_RET_ERRNO)
 		r = -(long)MIN(action & SECCOMP_RET_DATA, 4095);
 	else if (what != SECCOMP_RET_TRACE && what != SECCOMP_RET_USER_NOTIF && self.every) /* else the kernel has done it */
-		r = ((long (*)(long, const unsigned long *))PAST_PLAN_I386)(nr, a);
+		r = ((long (*)(long, const unsigned long *))OUTSIDE_I386)(nr, a);
 	f->rax = (uint32_t)r;
 	if (self.every)
 		compat_step_out(f);

@@ -39,7 +39,7 @@ long on_traced(const unsigned long *s)
 	} else if (what == SECCOMP_RET_TRACE || what == SECCOMP_RET_USER_NOTIF) {
 		r = -ENOSYS;
 	} else { /* killed or trapped: by the kernel */
-		long (*outside)(long, const unsigned long *) = (long (*)(long, const unsigned long *))PAST_PLAN;
+		long (*outside)(long, const unsigned long *) = (long (*)(long, const unsigned long *))OUTSIDE;
 		r = outside(nr, a);
 	}
 	if (self.patch)
@@ -104,7 +104,7 @@ void on_traced(const unsigned long *s, struct frame *f)
 		} else if (what == SECCOMP_RET_TRACE || what == SECCOMP_RET_USER_NOTIF) {
 			r = -ENOSYS;
 		} else { /* killed or trapped: by the kernel */
-			long (*outside)(long, const unsigned long *) = (long (*)(long, const unsigned long *))PAST_PLAN;
+			long (*outside)(long, const unsigned long *) = (long (*)(long, const unsigned long *))OUTSIDE;
 			r = outside(nr, a);
 		}
 	}

@@ -66,7 +66,7 @@ static inline void set_registers(int pid, const struct registers *r)
 
 static inline bool in_text(unsigned long pc)
 {
-	return pc - ENGINE_BASE < TEXT_SIZE || pc - PAST_PLAN < 4096;
+	return pc - ENGINE_BASE < TEXT_SIZE || pc - OUTSIDE < 4096;
 }
 
 /* ---- tracer_i386.c: 32-bit programs. Elsewhere there are none. ------------------------------------------ */

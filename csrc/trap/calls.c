@@ -346,7 +346,7 @@ static bool returns_twice(long nr)
 int on_trap(int sig, struct info *info, struct frame *f)
 {
 	unsigned long a[6], pc = FRAME_PC(f);
-	long nr = info->nr;
+	long nr = info->nr, r;
 	uint32_t action;
 
 	if (self.eager) {
@@ -361,11 +361,12 @@ int on_trap(int sig, struct info *info, struct frame *f)
 		deliver_sigsys(sig, info, f);
 		return 0;
 	}
+	since_fork.touched = true; /* before it is read: one fault instead of two */
 	for (int i = 0; i < 6; i++)
 		a[i] = FRAME_ARG(f, i);
 	action = filter_run(nr, a, pc);
 	if (action == SECCOMP_RET_ALLOW || (action & SECCOMP_RET_ACTION_FULL) == SECCOMP_RET_LOG)
-		FRAME_RESULT(f) = (unsigned long)answer(nr, a, f);
+		FRAME_RESULT(f) = (unsigned long)(light(nr, a, &r) ? r : answer(nr, a, f));
 	else if ((action & SECCOMP_RET_ACTION_FULL) == SECCOMP_RET_ERRNO)
 		FRAME_RESULT(f) = (unsigned long)-(long)MIN(action & SECCOMP_RET_DATA, 4095);
 	else
@@ -393,7 +394,7 @@ long on_patched(long nr, unsigned long a, unsigned long b, unsigned long c, unsi
 			return -(long)MIN(action & SECCOMP_RET_DATA, 4095);
 		if (action != SECCOMP_RET_ALLOW && (action & SECCOMP_RET_ACTION_FULL) != SECCOMP_RET_LOG) {
 			/* Killed or trapped: from outside of the exempt text, so that the kernel does it. */
-			long (*outside)(long, const unsigned long *) = (long (*)(long, const unsigned long *))PAST_PLAN;
+			long (*outside)(long, const unsigned long *) = (long (*)(long, const unsigned long *))OUTSIDE;
 			return outside(nr, args);
 		}
 	}

@@ -109,7 +109,7 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	struct program *g = &c->w->program;
 	struct place *p = &c->w->a;
 	struct ids *ids = &c->w->ids;
-	char *text = c->w->rest, *ids_at, *flags_at, *name;
+	char *name;
 	const char **v;
 	size_t size = 0;
 	long n, n_env = 0, at = 0, r;
@@ -150,9 +150,7 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 		p->direct = false;
 		place_host(c, p, layer);
 	}
-	ids_at = text;
-	ids_text(ids, ids_at, 1024);
-	flags_at = text + 1024;
+	ids_text(ids, g->ids, sizeof g->ids);
 	if (g->fd >= 0) {
 		/* No path leads to it: a copy of the descriptor does, that the loader closes. */
 		long copy = sys_fcntl(g->fd, F_DUPFD, 100);
@@ -164,7 +162,7 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 		return -ENAMETOOLONG;
 	}
 	name = str_rchr(g->script, '/');
-	fmt(flags_at, 80, "%x %x %x %x %.15s", ignored_signals(), self.filter, g->fd >= 0 ? (unsigned)g->fd : 0, g->engine,
+	fmt(g->flags, sizeof g->flags, "%x %x %x %x %.15s", ignored_signals(), self.filter, g->fd >= 0 ? (unsigned)g->fd : 0, g->engine,
 	    name ? name + 1 : g->script);
 	size = (size_t)(n + n_env + PREFIX + (long)ARRAY_LEN(g->head) + 3) * sizeof *v;
 	if (size <= sizeof c->w->c.host) {
@@ -181,9 +179,9 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	v[at++] = p->guest;
 	v[at++] = p->host;
 	v[at++] = c->w->b.found && whole(&c->w->b) ? c->w->b.host : "";
-	v[at++] = ids_at;
+	v[at++] = g->ids;
 	v[at++] = k->root_len ? k->root : "";
-	v[at++] = flags_at;
+	v[at++] = g->flags;
 	for (int i = 0; i < g->n_head; i++, at++) {
 		v[at] = g->head[i] ? g->head[i] : "";
 		if (!g->head[i] && n && word(c, argv, 0, &v[at]))

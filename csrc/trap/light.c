@@ -1,10 +1,11 @@
-/* Calls that come from a rewritten site by the thousand and whose answer needs no memory of ours: what an open file
- * is, names in directories of one layer that are remembered, what is no business of the core's at all. The kernel
- * writes straight into the guest's memory. What turns out to be more than that is left to the long way, which asks
- * the kernel again.
+/* Calls that come by the thousand and whose answer needs no memory of ours, which a program's first ones would have to
+ * touch: what an open file is, names in directories of one layer that are remembered, what is no business of the core's
+ * at all. The kernel writes straight into the guest's memory. What turns out to be more than that is left to the long
+ * way, which asks the kernel again.
  */
 #include "trap/trap.h"
 #include "core/index.h"
+#include "preload/eager.h"
 
 #if defined(__x86_64__)
 #define TEXT 192      /* on the guest's stack */
@@ -72,6 +73,23 @@ static bool as_on_host(struct light *l, uint8_t mount)
 	return true;
 }
 
+/* The directory of an absolute path, of n bytes, without links on the way. */
+static bool canonical(struct light *l, long *n, struct note *what)
+{
+	char dir[CACHE_TEXT];
+	long led = cache_leads(&self.core, l->text, (size_t)*n, what, dir, sizeof dir);
+
+	if (led < 0 || (size_t)led + l->last_len + 2 > TEXT)
+		return false;
+	if (led != *n) {
+		memmove(l->text + led, l->text + *n, l->last_len + 2);
+		l->last += led - *n;
+		*n = led;
+	}
+	memcpy(l->text, dir, (size_t)led);
+	return true;
+}
+
 /* Whether the kernel may look the path up, but for a link at its end. `wanted`: the index is worth a look at the descriptor. */
 static bool placed(struct light *l, int fd, unsigned long path, bool wanted)
 {
@@ -119,7 +137,7 @@ static bool placed(struct light *l, int fd, unsigned long path, bool wanted)
 		l->mount = what.mount;
 		return true;
 	}
-	if (k->root_len || !k->notes || !cache_straight(k, l->text, (size_t)n, &what))
+	if (k->root_len || !k->notes || !canonical(l, &n, &what))
 		return false;
 	if (what.mount)
 		return as_on_host(l, what.mount);
@@ -376,6 +394,13 @@ static bool light_access(int fd, unsigned long path, unsigned mode, unsigned fla
 	if (mode & ~(unsigned)(R_OK | X_OK) || flags & ~(unsigned)(AT_EACCESS | AT_SYMLINK_NOFOLLOW) || !placed(&l, fd, path, false))
 		return false;
 	is = listed_at_end(&l, flags, &st);
+	if (is == ASK) {
+		*r = sys_fstatat(l.dfd, l.name, &st, AT_SYMLINK_NOFOLLOW);
+		if (*r)
+			return !unsure(*r);
+		if (!l.mount && leads_no_further(flags, &st) && show_owner(&st, 0))
+			is = KNOWN;
+	}
 	if (is != NONE && is != KNOWN)
 		return false;
 	*r = is == NONE ? -ENOENT : !mode || mode_allows(&self.core, &st, (int)mode, flags & AT_EACCESS) ? 0 : -EACCES;
@@ -442,6 +467,17 @@ bool light(long nr, const unsigned long a[6], long *r)
 		*r = SC3(nr, a[0], a[1], a[2]);
 		if (*r >= 0 && (a[1] == F_DUPFD || a[1] == F_DUPFD_CLOEXEC))
 			note_dup(&self.core, fd, (int)*r);
+		return *r != -EMFILE; /* there may be two more */
+	/* Each program makes these, and only preload cannot tell them by their arguments from those that matter. */
+	case __NR_arch_prctl:
+		if (!self.eager || a[0] == SHADOW_STACK)
+			return false;
+		*r = SC2(nr, a[0], a[1]);
+		return true;
+	case __NR_prlimit64:
+		if (!self.eager || a[1] == RLIMIT_CORE_)
+			return false;
+		*r = SC4(nr, a[0], a[1], a[2], a[3]);
 		return true;
 	case __NR_getdents64: return light_getdents(fd, a[1], a[2], r);
 	case __NR_fstat: return light_fstat(fd, a[1], r);

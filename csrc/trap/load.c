@@ -26,14 +26,14 @@ struct image {
 	unsigned long text[2], data[2];
 };
 
-/* Too large for a small stack; there are no calls yet that would want the memory. */
+/* Too large for a small stack; there is nothing to be noted yet. */
 struct images {
 	struct image program, interpreter;
 };
-#define IMAGES ((struct images *)(void *)self.slots[0].rest)
+#define IMAGES ((struct images *)(void *)self.notes.of)
 #define program (IMAGES->program)
 #define interpreter (IMAGES->interpreter)
-_Static_assert(sizeof(struct images) <= sizeof self.slots[0].rest, "they are kept there");
+_Static_assert(sizeof(struct images) <= sizeof self.notes.of, "they are kept there");
 
 NORETURN void die(const char *what, const char *name, long error)
 {
@@ -121,7 +121,7 @@ static long map_segment(const struct image *m, const Elf64_Phdr *p, bool mapped)
 	return 0;
 }
 
-/* May the first segment be mapped as long as all of them, and the others over it? Not where that would show between
+/* May the first segment's mapping, as long as all of them, find and keep their place? Not where that would show between
  * two, or the file cannot be mapped like that. */
 static bool without_gaps(const struct image *m, const Elf64_Phdr **first)
 {
@@ -221,6 +221,12 @@ static long map_image(struct image *m, unsigned long hint)
 		if (at + span < (unsigned long)r + span + align - PAGE)
 			sys_munmap((void *)(at + span), (unsigned long)r + align - PAGE - at);
 		m->bias = at - m->low;
+	}
+	if (first) { /* cut off at once: a mapping over another costs twice as much as one where nothing is */
+		unsigned long from = UP(m->bias + first->p_vaddr + first->p_filesz), end = m->bias + m->low + span;
+
+		if (end > from)
+			sys_munmap((void *)from, end - from);
 	}
 	if (m->e.e_machine == EM_386 && m->bias + m->high > I386_END)
 		return -ENOMEM;
@@ -367,7 +373,6 @@ NORETURN void load(unsigned long *stack)
 	auxv = (unsigned long *)(envp + 1);
 	envp = argv + argc + 1;
 	self.stack = (unsigned long)stack;
-	touch_memory();
 	r = plan_map(k, prefix[1], false);
 	if (r && *prefix[1] && !str_starts(prefix[1], "/proc/"))
 		die("cannot map the container's state", prefix[1], r);
@@ -375,7 +380,8 @@ NORETURN void load(unsigned long *stack)
 		go_without(k);
 	str_copy(k->exe, exe, sizeof k->exe);
 	parse_ids(prefix[5], &k->ids);
-	k->root_len = (uint16_t)str_copy(k->root, prefix[6], sizeof k->root);
+	if (*prefix[6])
+		k->root_len = (uint16_t)str_copy(k->root, prefix[6], sizeof k->root);
 	self.ignored = (int)hex_word(&flags);
 	self.filter = hex_word(&flags);
 	fd_to_close = (int)hex_word(&flags);
@@ -461,6 +467,7 @@ NORETURN void load(unsigned long *stack)
 		compat_stack(&given, argv, envp, exe, !fixed && random ? (random[1] >> 24 & 0x7ff) * PAGE : 0, code, !told);
 	}
 	tell_kernel(&given, !fixed && random ? (random[0] >> 9 & 0x1fff) * PAGE : 0);
+	memset(self.notes.of, 0, sizeof(struct images));
 	sys_prctl(15 /* PR_SET_NAME */, (unsigned long)flags, 0, 0, 0); /* the name that was executed, not where it led */
 #if defined(__x86_64__)
 	if (self.stop_before_entry)

@@ -155,13 +155,13 @@ static bool hot(unsigned long pc)
 {
 	unsigned i = (unsigned)(pc * 0x9e3779b97f4a7c15UL >> 48) % SITES;
 
-	if (self.sites[i] >> 8 != pc && (self.sites[i ^ 1] >> 8 == pc || (self.sites[i ^ 1] & 255) < (self.sites[i] & 255)))
+	if (since_fork.sites[i] >> 8 != pc && (since_fork.sites[i ^ 1] >> 8 == pc || (since_fork.sites[i ^ 1] & 255) < (since_fork.sites[i] & 255)))
 		i ^= 1;
-	if (self.sites[i] >> 8 != pc)
-		self.sites[i] = pc << 8;
-	if ((self.sites[i] & 255) > HOT)
+	if (since_fork.sites[i] >> 8 != pc)
+		since_fork.sites[i] = pc << 8;
+	if ((since_fork.sites[i] & 255) > HOT)
 		return false;
-	return (++self.sites[i] & 255) == HOT;
+	return (++since_fork.sites[i] & 255) == HOT;
 }
 
 /* One at a time; and no handler of the guest may take us away in the middle. */

@@ -122,7 +122,7 @@ uint32_t filter_run_as(uint32_t arch, long nr, const unsigned long a[6], unsigne
 	return best;
 }
 
-/* A page outside of the exempt text with one system call in it: outside(nr, args), and at PAST_PLAN_I386 one of i386. */
+/* A page outside of the exempt text with one system call in it: outside(nr, args), and at OUTSIDE_I386 one of i386. */
 static void map_outside(void)
 {
 #if defined(__x86_64__)
@@ -147,13 +147,13 @@ static void map_outside(void)
 		0xd4000001, 0xd65f03c0,             /* svc #0; ret */
 	};
 #endif
-	char *at = sys_mmap((void *)PAST_PLAN, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	char *at = sys_mmap((void *)OUTSIDE, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 
 	if (is_error((long)at))
 		return;
 	memcpy(at, code, sizeof code);
 #if defined(__x86_64__)
-	memcpy(at + (PAST_PLAN_I386 - PAST_PLAN), code32, sizeof code32);
+	memcpy(at + (OUTSIDE_I386 - OUTSIDE), code32, sizeof code32);
 #endif
 	__builtin___clear_cache(at, at + sizeof code);
 	sys_mprotect(at, PAGE, PROT_READ | PROT_EXEC);

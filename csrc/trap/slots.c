@@ -39,13 +39,14 @@ static void reclaim(unsigned first)
 
 	for (unsigned n = 0; n < SLOTS; n++) {
 		unsigned i = (first + n) % SLOTS;
-		bool gone = self.holders[i].tid && sys_tgkill(self.holders[i].pid, self.holders[i].tid, 0) == -ESRCH;
+		struct work *w = &slots[i];
+		bool gone = w->holders_thread && sys_tgkill(w->holder, w->holders_thread, 0) == -ESRCH;
 
-		gone = gone || (self.holders[i].tid && moved_on(self.holders[i].pid));
+		gone = gone || (w->holders_thread && moved_on(w->holder));
 		/* The only thread holds what it is in the middle of, at most a few: the later half is surely lost. */
-		if (gone || (single && !self.holders[i].tid && n >= SLOTS / 2)) {
-			self.holders[i].tid = 0;
-			__atomic_store_n(&self.slots[i].busy, 0, __ATOMIC_RELEASE);
+		if (gone || (single && !w->holders_thread && n >= SLOTS / 2)) {
+			w->holders_thread = 0;
+			__atomic_store_n(&w->busy, 0, __ATOMIC_RELEASE);
 		}
 	}
 }
@@ -55,9 +56,10 @@ struct work *slot_take(void)
 	unsigned first = home();
 
 	for (unsigned n = 0;; n++) {
-		struct work *w = &self.slots[(first + n) % SLOTS];
+		struct work *w = &slots[(first + n) % SLOTS];
 
-		if (!w->busy && !__atomic_exchange_n(&w->busy, 1, __ATOMIC_ACQUIRE))
+		/* Not read before: a page that is not there yet would be faulted in twice. */
+		if ((!n || !w->busy) && !__atomic_exchange_n(&w->busy, 1, __ATOMIC_ACQUIRE))
 			return w;
 		if (n % SLOTS == SLOTS - 1) {
 			if (n / SLOTS % 64 == 0)
@@ -69,17 +71,12 @@ struct work *slot_take(void)
 
 void slot_give(struct work *w)
 {
-	int i = (int)(w - self.slots);
-
-	if (self.holders[i].tid) /* a write would take the line from other threads */
-		self.holders[i].tid = 0;
+	w->holders_thread = 0;
 	__atomic_store_n(&w->busy, 0, __ATOMIC_RELEASE);
 }
 
 void slot_mine(struct work *w)
 {
-	int i = (int)(w - self.slots);
-
-	self.holders[i].pid = (int)sys_getpid();
-	self.holders[i].tid = (int)sys_gettid();
+	w->holder = (int)sys_getpid();
+	w->holders_thread = (int)sys_gettid();
 }

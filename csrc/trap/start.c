@@ -21,13 +21,13 @@
 
 NORETURN void trap_start(long *stack);
 
-/* Where the guard is told that another engine may do what this one cannot; -1: nobody asks. */
-static int report = -1;
+/* Where the guard is told that another engine may do what this one cannot; 0: nobody asks. */
+static int report;
 
 /* Nothing of the payload has been executed. */
 NORETURN static void unable(const char *text)
 {
-	if (report >= 0 && sys_write(report, text, strlen(text)) > 0)
+	if (report && sys_write(report, text, strlen(text)) > 0)
 		sys_exit(EXIT_UDK);
 	say(2, "udk: error: %s\n", text);
 	sys_exit(EXIT_UDK);
@@ -306,7 +306,7 @@ static int probe(uint32_t options)
 	page = sys_mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (is_error((long)page))
 		return 1;
-	memcpy(page, (void *)PAST_PLAN, 64);
+	memcpy(page, (void *)OUTSIDE, 64);
 	__builtin___clear_cache((char *)page, (char *)page + 64);
 	sys_mprotect(page, 4096, PROT_READ | PROT_EXEC);
 	outside = (long (*)(long, const unsigned long *))(uintptr_t)page;
@@ -423,10 +423,12 @@ NORETURN void trap_start(long *stack)
 {
 	char **argv = (char **)(stack + 1), **envp = argv + stack[0] + 1, **end = envp;
 
+	touch_memory();
 	while (*end)
 		end++;
 	sys_auxv = (unsigned long *)(end + 1);
 #if defined(__aarch64__)
+	page_size = LARGEST_PAGE;
 	for (unsigned long *pair = sys_auxv; pair[0] != AT_NULL; pair += 2)
 		if (pair[0] == AT_PAGESZ)
 			page_size = pair[1];

@@ -34,11 +34,9 @@ static long trace(long request, long pid, const void *addr, const void *data)
 	return SC4(__NR_ptrace, request, pid, addr, data);
 }
 
-static volatile int traced_at_exec; /* a vfork child that asked to be traced */
-
 void trace_before_exec(void)
 {
-	if (traced_at_exec && traced_at_exec == (int)sys_getpid())
+	if (since_fork.traced_at_exec && since_fork.traced_at_exec == (int)sys_getpid())
 		trace(PTRACE_TRACEME_, 0, NULL, NULL);
 }
 
@@ -49,7 +47,7 @@ long call_ptrace(struct call *c)
 
 	/* A vfork child would stop at its next trap, with its tracer waiting for its exec: it is traced from there. */
 	if (request == PTRACE_TRACEME_ && !own_memory()) {
-		traced_at_exec = (int)sys_getpid();
+		since_fork.traced_at_exec = (int)sys_getpid();
 		return 0;
 	}
 	r = call_raw(c);

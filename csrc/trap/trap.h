@@ -16,8 +16,7 @@
 #define RLIMIT_CORE_ 4
 #define TRAP_MAGIC 0x5a5 /* in SECCOMP_RET_DATA: this trap is ours */
 #define TRAP_MAGIC_I386 (TRAP_MAGIC + 1) /* and of a 32-bit call */
-#define PAST_PLAN_I386 (PAST_PLAN + 128)
-#define TEXT_SIZE 0x00400000U
+#define OUTSIDE_I386 (OUTSIDE + 128)
 
 /* What the signal handler sees: the kernel's frame. */
 #if defined(__x86_64__)
@@ -70,7 +69,7 @@ extern unsigned long page_size; /* 4, 16 or 64 KiB, as the kernel was built */
 #endif
 #define DOWN(a) ((a) & ~(PAGE - 1))
 #define UP(a) DOWN((a) + PAGE - 1)
-#define PAST_PLAN (PLAN_AT - LARGEST_PAGE) /* the page with a call of its own, see seccomp.c */
+#define OUTSIDE ENGINE_LOW /* the page with a call of its own, see seccomp.c */
 
 struct info { /* siginfo, as far as it is used */
 	int signo, error, code, pad;
@@ -99,7 +98,7 @@ struct info { /* siginfo, as far as it is used */
 #define SITES 256
 
 struct process {
-	int pid;                       /* whose memory this is: a vfork child is another process in it */
+	int pid;                       /* whose memory this is, or was before a fork: a vfork child is another process in it */
 	struct ksigaction sigsys;      /* the guest's action for that signal, never the kernel's */
 	struct ksigaction fault[2];    /* the guest's SIGSEGV and SIGBUS actions, wrapped in ours */
 	uint64_t mask_had_sigsys;      /* by signal: the guest's sa_mask holds SIGSYS, the kernel's does not */
@@ -115,15 +114,25 @@ struct process {
 	bool every;  /* which sees every call, not only those that are for us */
 	volatile int n_blockers; /* threads that block that signal, as the guest sees it */
 	unsigned long stack;     /* where the first thread's begins */
-	struct { int pid, tid; } holders[SLOTS];
 	volatile long stop_before_entry; /* set by a tracer, see trace.c */
-	volatile uint64_t sites[SITES];  /* patch.c */
-	struct core core;
 	struct notes notes;
-	struct work slots[SLOTS];
-	volatile int whose[LARGEST_PAGE / sizeof(int)] __attribute__((aligned(LARGEST_PAGE))); /* a page that fork empties and vfork shares */
-} __attribute__((aligned(LARGEST_PAGE)));
+	struct core core;
+};
 extern struct process self;
+extern struct work slots[SLOTS];
+
+/* A page that fork empties and vfork shares. What a child writes before it executes something is here, where it can be: of
+ * every other page it would get a copy. */
+union since_fork {
+	struct {
+		volatile int whose;              /* pid of the process whose memory this is; 0: not known yet */
+		volatile int traced_at_exec;     /* a vfork child that asked to be traced */
+		volatile bool touched;
+		volatile uint64_t sites[SITES];  /* patch.c */
+	};
+	char page[LARGEST_PAGE];
+} __attribute__((aligned(LARGEST_PAGE)));
+extern union since_fork since_fork;
 
 /* Is this memory our own, or the parent's that we, a vfork child, only borrow? */
 bool own_memory(void);

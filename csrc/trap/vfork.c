@@ -1,29 +1,31 @@
 /* Whose memory is this? A vfork child runs in its parent's, and must not leave its own state there.
  *
- * The state itself is here too, as the last thing of the program: the page that is treated otherwise is at its end, so
- * that the kernel has one piece of memory to split, and what every program touches first is together.
+ * The state itself is here too. It is the first of the program's data (layout.ld), behind the page that is treated
+ * otherwise, so that the kernel has one piece of memory to split, and what every program touches first is together.
  */
 #include "trap/trap.h"
 
+_Static_assert(PLAN_AT + sizeof(struct plan) <= DATA_AT, "the data is behind the plan");
+union since_fork since_fork;
 struct process self;
+struct work slots[SLOTS] __attribute__((aligned(4096))); /* one call touches as few pages as may be */
 #if defined(__aarch64__)
-unsigned long page_size = LARGEST_PAGE;
+unsigned long page_size;
 #endif
 
-/* One call instead of a fault for each page that every program writes to. Linux 5.14; elsewhere they fault. The code is
- * left to its faults, of which there are four. */
+/* One call instead of a fault for each page that every program writes to. Linux 5.14; elsewhere they fault. */
 void touch_memory(void)
 {
-	unsigned long data = (unsigned long)&self;
+	unsigned long data = (unsigned long)&since_fork;
 
-	SC3(__NR_madvise, data, DOWN((unsigned long)(&self.slots[0].rest + 1) - data), 23 /* MADV_POPULATE_WRITE */);
+	SC3(__NR_madvise, data, UP((unsigned long)self.core.exe + 1 - data), 23 /* MADV_POPULATE_WRITE */);
 }
 
 void own_memory_init(void)
 {
 	self.lent = -1;
-	self.whose[0] = self.pid = (int)sys_getpid();
-	SC3(__NR_madvise, (long)self.whose, sizeof self.whose, 18 /* MADV_WIPEONFORK */);
+	since_fork.whose = self.pid = (int)sys_getpid();
+	SC3(__NR_madvise, (long)&since_fork, sizeof since_fork, 18 /* MADV_WIPEONFORK */);
 }
 
 void notes_start(void)
@@ -52,24 +54,24 @@ bool own_memory(void)
 {
 	int pid, parent, lent = self.lent;
 
-	if (!lent && self.whose[0])
+	if (!lent && since_fork.whose)
 		return true;
 	pid = (int)sys_getpid();
-	if (self.whose[0] == pid) {
+	if (since_fork.whose == pid) {
 		if (lent > 0 && lent == (int)sys_gettid())
 			__atomic_compare_exchange_n(&self.lent, &lent, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 		return true;
 	}
-	if (self.whose[0])
+	if (since_fork.whose)
 		return false;
 	/* Forked since, or the vfork child of one that was forked and did not come here before it called vfork. The
 	 * former is mostly a child of the last known owner. */
 	parent = (int)sys_getppid();
 	if (parent != self.pid && SC5(__NR_kcmp, pid, parent, 1 /* KCMP_VM */, 0, 0) == 0) {
-		self.whose[0] = self.pid = parent;
+		since_fork.whose = self.pid = parent;
 		return false;
 	}
-	self.whose[0] = self.pid = pid;
+	since_fork.whose = pid;
 	if (lent && LENDS && !self.eager && self.core.notes)
 		self.lent = 0;
 	return true;

@@ -117,7 +117,7 @@ static unsigned char *of_the_engine(void)
 
 	if (pipe(pair))
 		return NULL;
-	for (unsigned char *p = (void *)ENGINE_BASE, *end = p + 0x400000; p < end; p += 4096) {
+	for (unsigned char *p = (void *)ENGINE_BASE, *end = p + 0x40000; p < end; p += 4096) {
 		if (write(pair[1], p, 1) != 1)
 			continue;
 		if (read(pair[0], &byte, 1) != 1)

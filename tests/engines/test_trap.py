@@ -320,3 +320,43 @@ def test_what_the_image_has_is_known(shell: Box, tmp_path: Path) -> None:
             traced(shell, tmp_path / f"log{n}", made + begin + look * n, root=root) for n in (20, 120)
         )
         assert sum(map(is_host_call, last)) - sum(map(is_host_call, first)) >= 300
+
+
+FAULTS = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+	struct rusage before, after;
+
+	for (int i = 0; argc == 1 && i < 20; i++) {
+		if (i == 10)
+			getrusage(RUSAGE_CHILDREN, &before);
+		if (!fork()) {
+			execl(argv[0], argv[0], "child", NULL);
+			_exit(1);
+		}
+		wait(NULL);
+	}
+	if (argc == 1) {
+		getrusage(RUSAGE_CHILDREN, &after);
+		printf("%ld\n", (after.ru_minflt - before.ru_minflt) / 10);
+	}
+	return 0;
+}
+"""
+
+
+@needs("busybox", "cc")
+def test_page_faults_of_a_program(shell: Box, tmp_path: Path) -> None:
+    """Of its fork, exec and exit: they are most of what the engine costs it (csrc/trap/layout.ld)."""
+    program = Path(shell.lower) / "bin/faults"
+    (tmp_path / "faults.c").write_text(FAULTS)
+    subprocess.run(["cc", "-O1", "-static", "-o", str(program), str(tmp_path / "faults.c")], check=True)
+    natively = int(subprocess.run([program], stdout=subprocess.PIPE, check=True).stdout)
+    done = run(shell.spec("/bin/faults", root=layer(shell)))
+    assert int(done.stdout) - natively <= 36, (done, natively)
