@@ -407,33 +407,49 @@ static bool light_access(int fd, unsigned long path, unsigned mode, unsigned fla
 	return true;
 }
 
-/* Of a file that has no attributes. `name` 0: their list is asked for. */
-static bool light_xattr(unsigned long path, unsigned long name, long *r)
+#define KEPT "user.udk." /* see core/calls_xattr.c */
+
+/* The name that the disk has for one that files of the image, or of binds, may have. False: one of the others. */
+static bool attribute(char *to, size_t size, unsigned long name)
 {
-	const bool kept = self.core.plan->options & OPT_FAKE_ROOT; /* security.* is one of user.* on disk */
+	const size_t kept = self.core.plan->options & OPT_FAKE_ROOT ? sizeof KEPT - 1 : 0;
+	char *s = to + sizeof KEPT - 1;
+
+	if (guest_str(s, (void *)name, size - sizeof KEPT) <= 0)
+		return false;
+	memcpy(to, KEPT, sizeof KEPT - 1);
+	if (kept && str_starts(s, "security."))
+		return true;
+	memmove(to, s, strlen(s) + 1);
+	return str_eq(to, "system.posix_acl_access") || str_eq(to, "system.posix_acl_default") ||
+	       (str_starts(to, "user.") && to[5] && !str_starts(to, KEPT) && !str_starts(to, "user.overlay."));
+}
+
+/* Of a file that has no attributes, and in binds, where each name but the kept ones is the disk's. `name` 0: their list is
+ * asked for. */
+static bool light_xattr(const unsigned long a[6], unsigned long name, bool follow, long *r)
+{
 	struct light l;
 	struct stat st;
-	char text[40] = "";
-	bool plain, acl;
-	long n;
+	char text[64] = "";
+	bool plain;
+	int is;
 
-	if (name) {
-		n = guest_str(text, (void *)name, sizeof text);
-		acl = n > 0 && (str_eq(text, "system.posix_acl_access") || str_eq(text, "system.posix_acl_default"));
-		if (n <= 0 || (!acl && !(str_starts(text, "user.") && text[5]) && !(kept && str_starts(text, "security."))))
-			return false;
-	}
-	if (!placed(&l, AT_FDCWD, path, false))
+	if ((name && !attribute(text, sizeof text, name)) || !placed(&l, AT_FDCWD, a[0], false))
 		return false;
-	n = index_stat(&self.core, l.dir, l.last, l.last_len, &st, &plain);
-	if (n <= 0) {
-		*r = -ENOENT;
-		return !n;
+	is = index_stat(&self.core, l.dir, l.last, l.last_len, &st, &plain);
+	if (is >= 0) {
+		*r = is ? name ? index_no_attribute(str_starts(text, "system.")) : 0 : -ENOENT;
+		return !is || (plain && (st.st_mode & S_IFMT) != S_IFLNK && (!name || *r));
 	}
-	if (!plain || (st.st_mode & S_IFMT) == S_IFLNK)
+	if (!l.mount || l.dfd != AT_FDCWD)
 		return false;
-	*r = name ? index_no_attribute(acl) : 0;
-	return !name || *r;
+	*r = follow ? sys_fstatat(l.dfd, l.name, &st, AT_SYMLINK_NOFOLLOW) : 0;
+	if (!*r && follow && (st.st_mode & S_IFMT) == S_IFLNK)
+		return false;
+	if (!*r)
+		*r = name ? SC4(__NR_lgetxattr, l.name, text, a[2], a[3]) : SC3(__NR_llistxattr, l.name, NULL, 0);
+	return !unsure(*r) && (name || *r <= 0);
 }
 
 static bool light_getdents(int fd, unsigned long to, unsigned long size, long *r)
@@ -490,10 +506,10 @@ bool light(long nr, const unsigned long a[6], long *r)
 	case __NR_access: return light_access(AT_FDCWD, a[0], (unsigned)a[1], 0, r);
 	case __NR_faccessat: return light_access(fd, a[1], (unsigned)a[2], 0, r);
 	case __NR_faccessat2: return light_access(fd, a[1], (unsigned)a[2], (unsigned)a[3], r);
-	case __NR_getxattr: return light_xattr(a[0], a[1], r);
-	case __NR_lgetxattr: return light_xattr(a[0], a[1], r);
-	case __NR_listxattr:
-	case __NR_llistxattr: return light_xattr(a[0], 0, r);
+	case __NR_getxattr: return light_xattr(a, a[1], true, r);
+	case __NR_lgetxattr: return light_xattr(a, a[1], false, r);
+	case __NR_listxattr: return light_xattr(a, 0, true, r);
+	case __NR_llistxattr: return light_xattr(a, 0, false, r);
 	case __NR_readlinkat: return light_readlink(fd, a[1], a[2], a[3], r);
 	case __NR_readlink: return light_readlink(AT_FDCWD, a[0], a[1], a[2], r);
 	}

@@ -333,6 +333,42 @@ CASE(changes_in_a_bind_are_seen_at_once)
 	CHECK(unlink("/rw/was/sub/f") == 0 && rmdir("/rw/was/sub") == 0 && rmdir("/rw/was") == 0);
 }
 
+/* ls asks for attributes of each file. */
+CASE(attributes_in_a_bind)
+{
+	const int root = getenv("CONTRACT_FAKE_ROOT") != NULL;
+	char v[64];
+	struct stat st;
+
+	CHECK(mkdir("/rw/at", 0755) == 0);
+	put("/rw/at/f", "x");
+	put("/rw/at/plain", "x");
+	CHECK(symlink("f", "/rw/at/l") == 0 && symlink("/etc/passwd", "/rw/at/out") == 0);
+	if (setxattr("/rw/at/f", "user.mine", "value", 5, 0) < 0) {
+		CHECK(errno == EOPNOTSUPP);
+		return;
+	}
+	CHECK(!root || !setxattr("/rw/at/f", "security.mine", "v", 1, 0));
+	CHECK(chdir("/rw") == 0);
+	for (int i = 0; i < OFTEN; i++) {
+		const char *at = i & 1 ? "at/f" : "/rw/at/f", *link = i & 1 ? "at/l" : "/rw/at/l", *plain = i & 1 ? "at/plain" : "/rw/at/plain";
+
+		CHECK(stat(at, &st) == 0);
+		CHECK(getxattr(at, "user.mine", v, sizeof v) == 5 && !memcmp(v, "value", 5) && lgetxattr(at, "user.mine", NULL, 0) == 5);
+		CHECK(getxattr(link, "user.mine", v, sizeof v) == 5 && lgetxattr(link, "user.mine", v, sizeof v) < 0);
+		FAILS(getxattr(at, "user.mine", v, 2), ERANGE);
+		FAILS(getxattr(at, "user.mine", (void *)1, 64), EFAULT);
+		FAILS(getxattr(at, "user.none", v, sizeof v), ENODATA);
+		FAILS(getxattr(i & 1 ? "at/none" : "/rw/at/none", "user.mine", v, sizeof v), ENOENT);
+		CHECK(!root || (lgetxattr(at, "security.mine", v, sizeof v) == 1 && v[0] == 'v'));
+		CHECK(!root || (lgetxattr(plain, "security.mine", v, sizeof v) < 0 && errno == ENODATA));
+		CHECK(listxattr(at, v, sizeof v) == (root ? 24 : 10) && listxattr(link, NULL, 0) == (root ? 24 : 10) && llistxattr(link, v, sizeof v) <= 0);
+		CHECK(!root || (listxattr(plain, v, sizeof v) == 0 && llistxattr(plain, v, sizeof v) == 0));
+		FAILS(getxattr(i & 1 ? "at/out" : "/rw/at/out", "user.mine", v, sizeof v), ENODATA);
+	}
+	CHECK(unlink("at/f") == 0 && unlink("at/plain") == 0 && unlink("at/l") == 0 && unlink("at/out") == 0 && rmdir("at") == 0);
+}
+
 /* What guest root gives to files is there when it looks, and tools that copy it find no error. */
 CASE(security_attributes)
 {
