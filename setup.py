@@ -36,7 +36,7 @@ STATIC = ["-fno-pie", "-no-pie", "-static"]
 # reaches.
 TRAP = [
     *STATIC, "-fPIC", "-fvisibility=hidden", "-mgeneral-regs-only", "-fcf-protection=none", "-Wl,--no-relax",
-    "-ffunction-sections", "-fdata-sections", "-Wl,-z,norelro", f"-Wl,-T,{CSRC / 'trap' / 'layout.ld'}",
+    "-ffunction-sections", "-fdata-sections", "-Wl,-z,norelro", "-T", str(CSRC / "trap" / "layout.ld"),
 ]  # fmt: skip
 
 # The image's program has an interpreter, itself: engines that run only programs with one run it, and it needs

@@ -93,6 +93,24 @@ static struct cached *by_inode(const struct core *k, uint64_t dev, uint64_t ino,
 	return entry_at(k, &k->plan->fds[inode_hash(dev, ino) % FD_CACHE], make);
 }
 
+/* Is it what is remembered of the key? What is read of it then counts if it is `unchanged` afterwards. */
+static bool matches(const struct core *k, const struct cached *e, uint64_t key1, uint64_t key2, const char *key, size_t n,
+		    uint32_t *seq, uint16_t *len)
+{
+	if (!e)
+		return false;
+	*seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
+	*len = e->len;
+	return !(*seq & 1) && e->key1 == key1 && e->key2 == key2 && e->key_len == n && n + *len <= CACHE_TEXT && holds(k, e) &&
+	       same_text(e->text, key, n);
+}
+
+static bool unchanged(const struct cached *e, uint32_t seq)
+{
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	return __atomic_load_n(&e->seq, __ATOMIC_RELAXED) == seq;
+}
+
 /* Copies the path out of a matching entry. -1 when it does not match, is stale or is being written. */
 static int take(struct core *k, const struct cached *e, uint64_t key1, uint64_t key2, const char *key, size_t n,
 		struct place *p)
@@ -101,15 +119,9 @@ static int take(struct core *k, const struct cached *e, uint64_t key1, uint64_t 
 	uint16_t len;
 	int inside;
 
-	if (!e)
+	if (!matches(k, e, key1, key2, key, n, &seq, &len))
 		return -1;
-	seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
-	len = e->len;
 	inside = e->mounts_inside;
-	if (seq & 1 || e->key1 != key1 || e->key2 != key2 || e->key_len != n || n + len > CACHE_TEXT || !holds(k, e))
-		return -1;
-	if (!same_text(e->text, key, n))
-		return -1;
 	memcpy(p->guest, e->text + n, len);
 	p->guest[len] = 0;
 	p->len = len;
@@ -117,10 +129,7 @@ static int take(struct core *k, const struct cached *e, uint64_t key1, uint64_t 
 	p->kind = e->kind;
 	if (!n)
 		p->layer = e->layer;
-	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-	if (__atomic_load_n(&e->seq, __ATOMIC_RELAXED) != seq)
-		return -1;
-	return inside;
+	return unchanged(e, seq) ? inside : -1;
 }
 
 /* For now it may be none; who looks again and could use one finds it by the path, or asks for it to be remembered anew. */
@@ -175,21 +184,15 @@ long cache_leads(struct core *k, const char *text, size_t n, struct note *what, 
 	uint64_t h = text_hash(text, n);
 	const struct cached *e = by_text(k, h, false);
 	uint32_t seq;
-	size_t len;
+	uint16_t len;
 
-	if (!e)
+	if (!matches(k, e, h, n, text, n, &seq, &len) || e->mounts_inside || e->kind == IN_MERGED || len >= size)
 		return -1;
-	seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
-	len = e->len;
 	what->mount = e->mount;
 	what->kind = e->kind;
 	what->dir = e->dir;
-	if (seq & 1 || e->key1 != h || e->key2 != n || e->key_len != n || n + len > CACHE_TEXT || e->mounts_inside || len >= size ||
-	    e->kind == IN_MERGED || !holds(k, e) || !same_text(e->text, text, n))
-		return -1;
 	memcpy(to, e->text + n, len);
-	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-	return __atomic_load_n(&e->seq, __ATOMIC_RELAXED) == seq ? (long)len : -1;
+	return unchanged(e, seq) ? len : -1;
 }
 
 bool cache_straight(struct core *k, const char *text, size_t n, struct note *what)
@@ -217,20 +220,15 @@ bool cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, s
 	uint64_t h = below_hash(dev, ino, text, n);
 	const struct cached *e = by_text(k, h, false);
 	uint32_t seq;
+	uint16_t len;
 
-	if (!e)
+	if (!matches(k, e, h, ~ino, text, n, &seq, &len) || len != sizeof dev || !same_text(e->text + n, (const char *)&dev, sizeof dev))
 		return false;
-	seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
 	what->mount = e->mount;
 	what->kind = e->kind;
 	what->quiet = !e->mounts_inside;
 	what->dir = e->dir;
-	if (seq & 1 || e->key1 != h || e->key2 != ~ino || e->key_len != n || e->len != sizeof dev || n + sizeof dev > CACHE_TEXT ||
-	    !holds(k, e) || !same_text(e->text, text, n) || !same_text(e->text + n, (const char *)&dev, sizeof dev) ||
-	    (!what->dir && index_ready(k, 0)))
-		return false;
-	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-	return __atomic_load_n(&e->seq, __ATOMIC_RELAXED) == seq;
+	return unchanged(e, seq) && (what->dir || !index_ready(k, 0));
 }
 
 void cache_keep_below(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const char *text, size_t n, const struct place *p)

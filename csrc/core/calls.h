@@ -25,4 +25,6 @@
 CALLS(X)
 #undef X
 
+#define KEPT "user.udk." /* calls_xattr.c: before the names of attributes that only guest root may give */
+
 #endif

@@ -6,7 +6,6 @@
  */
 #include "core/calls.h"
 
-#define KEPT "user.udk."
 #define NAME_ROOM 300
 #define LIST_ROOM 65536
 

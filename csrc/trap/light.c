@@ -394,7 +394,7 @@ static bool light_access(int fd, unsigned long path, unsigned mode, unsigned fla
 	if (mode & ~(unsigned)(R_OK | X_OK) || flags & ~(unsigned)(AT_EACCESS | AT_SYMLINK_NOFOLLOW) || !placed(&l, fd, path, false))
 		return false;
 	is = listed_at_end(&l, flags, &st);
-	if (is == ASK) {
+	if (is == ASK && self.core.plan->options & OPT_OWNERS) {
 		*r = sys_fstatat(l.dfd, l.name, &st, AT_SYMLINK_NOFOLLOW);
 		if (*r)
 			return !unsure(*r);
@@ -406,8 +406,6 @@ static bool light_access(int fd, unsigned long path, unsigned mode, unsigned fla
 	*r = is == NONE ? -ENOENT : !mode || mode_allows(&self.core, &st, (int)mode, flags & AT_EACCESS) ? 0 : -EACCES;
 	return true;
 }
-
-#define KEPT "user.udk." /* see core/calls_xattr.c */
 
 /* The name that the disk has for one that files of the image, or of binds, may have. False: one of the others. */
 static bool attribute(char *to, size_t size, unsigned long name)

@@ -423,16 +423,16 @@ NORETURN void trap_start(long *stack)
 {
 	char **argv = (char **)(stack + 1), **envp = argv + stack[0] + 1, **end = envp;
 
-	touch_memory();
 	while (*end)
 		end++;
-	sys_auxv = (unsigned long *)(end + 1);
 #if defined(__aarch64__)
 	page_size = LARGEST_PAGE;
-	for (unsigned long *pair = sys_auxv; pair[0] != AT_NULL; pair += 2)
+	for (unsigned long *pair = (unsigned long *)(end + 1); pair[0] != AT_NULL; pair += 2)
 		if (pair[0] == AT_PAGESZ)
 			page_size = pair[1];
 #endif
+	touch_memory(); /* before anything is written there */
+	sys_auxv = (unsigned long *)(end + 1);
 	if (stack[0] >= PREFIX && str_eq(argv[0], PREFIX_MARK))
 		load((unsigned long *)stack);
 	sys_exit(main((int)stack[0], argv, envp));
