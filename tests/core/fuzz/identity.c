@@ -196,7 +196,7 @@ static void check(const struct wish *a, const struct seen *was, const struct see
 		want = was->st;
 		want.st_uid = a->uid == (uint32_t)-1 ? want.st_uid : a->uid;
 		want.st_gid = a->gid == (uint32_t)-1 ? want.st_gid : a->gid;
-		if ((want.st_mode & S_IFMT) == S_IFREG)
+		if ((want.st_mode & S_IFMT) != S_IFDIR)
 			want.st_mode &= want.st_mode & 010 ? ~06000U : ~04000U;
 		if (!same(&want, &is.st))
 			wrong("chown", &want, &is.st);
