@@ -32,7 +32,7 @@
  * data lie in one piece of 2 MiB, for which the kernel needs one page table, and makes another with each fork. */
 #define ENGINE_BASE 0x7e9000000000UL
 #define TEXT_SIZE 0x00040000U                     /* code and constants: see trap/layout.ld */
-#define PLAN_AT (ENGINE_BASE + TEXT_SIZE)
+#define PLAN_AT (ENGINE_BASE + TEXT_SIZE + 0x3000U) /* see there */
 #define DATA_AT (ENGINE_BASE + 0x001e0000UL)      /* the guest's brk may follow it */
 #define ENGINE_END (ENGINE_BASE + 0x00a00000UL)
 #define ENGINE_LOW (ENGINE_BASE - 0x08000000UL)   /* what few programs need: below, out of brk's way */
@@ -79,7 +79,7 @@ enum plan_options {
 
 #define LOWER_BIT ((uint64_t)1 << 63) /* of inodes: OPT_XINO */
 
-#define PLAN_MAGIC 0x324e414c504b4455ULL /* "UDKPLAN2" */
+#define PLAN_MAGIC 0x334e414c504b4455ULL /* "UDKPLAN3" */
 #define PLAN_STRINGS (60 * 1024)
 #define CACHE_TEXT 208
 #define DIR_CACHE 2048
@@ -131,6 +131,7 @@ struct changes { /* the record of changes: a file of its own, kept with a named 
 };
 
 struct plan {
+	char strings[PLAN_STRINGS]; /* from its end on: what most calls look at is together, see below; 0 is none */
 	uint64_t magic;
 	uint32_t size, options;
 	uint32_t n_mounts, n_groups;
@@ -147,10 +148,10 @@ struct plan {
 	uint32_t machine; /* e_machine of what the emulator runs; 0: there is none */
 	uint32_t strings_used;
 	struct mount mounts[MAX_MOUNTS];
-	char strings[PLAN_STRINGS];
 
 	/* Shared state from here on. What most calls look at is together, because each process faults it in anew, and what
-	 * one fault brings are 64 KiB: little is remembered in most containers, so the first entries of the cache are there, too. */
+	 * one fault brings are 64 KiB: in most containers there are few strings, and little is remembered, so the last bytes of
+	 * the strings and the first entries of the cache are there, too (PLAN_AT is chosen so). */
 	volatile uint32_t generation __attribute__((aligned(4096))); /* of every remembered resolution */
 	volatile uint32_t counter;                                   /* for names of temporary files */
 	volatile uint32_t lower_owners_used;
@@ -280,6 +281,7 @@ struct call {
 
 /* NULL, or what is wrong. `partial`: only ids and working directory are needed, for a command that joins. */
 const char *plan_parse(struct plan *plan, const char *text, size_t n, bool partial);
+uint32_t plan_string(struct plan *plan, const char *s, size_t n); /* its offset; 0: there is no room */
 long plan_inspect(struct plan *plan, const char **what);
 /* Identity: the paths that are told relative to the keeper's directory become such as the guest's processes can use. */
 bool plan_anchor(struct plan *plan, int keeper);

@@ -13,7 +13,6 @@
 struct reader {
 	const char *at, *end;
 	struct plan *plan;
-	uint32_t used; /* of strings */
 	const char *error;
 };
 
@@ -41,21 +40,29 @@ static uint32_t number(struct reader *r)
 	return (uint32_t)v;
 }
 
+uint32_t plan_string(struct plan *plan, const char *s, size_t n)
+{
+	uint32_t at = PLAN_STRINGS - plan->strings_used - (uint32_t)n - 1;
+
+	if (n >= GUEST_MAX || plan->strings_used + n + 1 >= PLAN_STRINGS)
+		return 0;
+	memcpy(plan->strings + at, s, n);
+	plan->strings[at + n] = 0;
+	plan->strings_used += (uint32_t)n + 1;
+	return at;
+}
+
 static uint32_t string(struct reader *r, uint16_t *len, bool is_path)
 {
 	const char *s = word(r);
 	size_t n = strlen(s);
-	uint32_t at = r->used;
+	uint32_t at = plan_string(r->plan, s, n);
 
 	if (is_path && n && (s[0] != '/' || s[n - 1] == '/' || n > LONGEST_HOST))
 		r->error = "a path is not absolute, ends with a slash, or is too long";
-	if (n >= GUEST_MAX || r->used + n + 1 > PLAN_STRINGS) {
+	if (!at)
 		r->error = "it is too long";
-		return 0;
-	}
-	memcpy(r->plan->strings + at, s, n + 1);
-	r->used += (uint32_t)n + 1;
-	if (len)
+	else if (len)
 		*len = (uint16_t)n;
 	return at;
 }
@@ -89,8 +96,9 @@ const char *plan_parse(struct plan *plan, const char *text, size_t n, bool parti
 		{ "report", &plan->report },
 		{ "lower-fd", &plan->lower_fd }, { "record-fd", &plan->record_fd },
 	};
-	struct reader r = { .at = text, .end = text + n, .plan = plan, .used = 1 };
+	struct reader r = { .at = text, .end = text + n, .plan = plan };
 
+	plan->strings_used = 0;
 	while (r.at < r.end && !r.error) {
 		const char *key = word(&r);
 		bool known = false;
@@ -113,7 +121,6 @@ const char *plan_parse(struct plan *plan, const char *text, size_t n, bool parti
 		if (!known && !r.error)
 			r.error = "a key is not known";
 	}
-	plan->strings_used = r.used;
 	if (!r.error && !partial && (!plan->n_mounts || plan->mounts[0].guest_len || !plan->loader || !plan->state))
 		r.error = "root, loader or state is missing";
 	if (r.error)
@@ -131,15 +138,14 @@ bool plan_anchor(struct plan *plan, int keeper)
 	uint32_t *paths[] = { &plan->state, &plan->work, &plan->changes };
 
 	for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
-		const char *rest = plan->strings + *paths[i];
-		uint32_t at = plan->strings_used;
+		char path[LONGEST_HOST + 40];
+		size_t n = fmt(path, sizeof path, "/proc/%d/cwd%s", keeper, plan->strings + *paths[i]);
 
-		if (!*rest)
+		if (!plan->strings[*paths[i]])
 			continue;
-		if (at + strlen(rest) + 40 > PLAN_STRINGS)
+		*paths[i] = n < sizeof path ? plan_string(plan, path, n) : 0;
+		if (!*paths[i])
 			return false;
-		plan->strings_used += (uint32_t)fmt(plan->strings + at, PLAN_STRINGS - at, "/proc/%d/cwd%s", keeper, rest) + 1;
-		*paths[i] = at;
 	}
 	return true;
 }
@@ -244,13 +250,13 @@ long plan_place_mounts(struct call *c, const char **what)
 		r = place_mount(c, m, target);
 		if (r)
 			return r;
-		if (p->len + 1 + plan->strings_used > PLAN_STRINGS)
-			return -ENOSPC;
 		if (p->len != m->guest_len || memcmp(p->guest, target, p->len)) {
-			m->guest = plan->strings_used;
+			uint32_t at = plan_string(plan, p->guest, p->len);
+
+			if (!at)
+				return -ENOSPC;
+			m->guest = at;
 			m->guest_len = p->len;
-			memcpy(plan->strings + m->guest, p->guest, p->len + 1U);
-			plan->strings_used += p->len + 1U;
 		}
 	}
 	plan->n_mounts = n;

@@ -12,14 +12,13 @@ static struct plan *made; /* the inner plan, before it is put in the outer's pla
 static long add(const char *s, uint32_t *at, uint16_t *len)
 {
 	size_t n = strlen(s);
+	uint32_t made_at = n > 1024 ? 0 : plan_string(made, s, n);
 
-	if (made->strings_used + n + 1 > PLAN_STRINGS || n > 1024)
+	if (!made_at)
 		return -ENAMETOOLONG;
-	memcpy(made->strings + made->strings_used, s, n + 1);
-	*at = made->strings_used;
+	*at = made_at;
 	if (len)
 		*len = (uint16_t)n;
-	made->strings_used += (uint32_t)n + 1;
 	return 0;
 }
 

@@ -70,6 +70,7 @@ static void make_plan(void)
 {
 	struct call c = { .core = &self.core };
 	const char *what;
+	size_t at;
 	long r;
 
 	if (!(plan.options & OPT_PTRACE))
@@ -89,7 +90,8 @@ static void make_plan(void)
 	r = plan_map(&self.core, what, true);
 	if (r)
 		fail("the state file", what, r);
-	memcpy(self.core.plan, &plan, offsetof(struct plan, generation));
+	at = PLAN_STRINGS - plan.strings_used; /* before that there is nothing */
+	memcpy((char *)self.core.plan + at, (const char *)&plan + at, offsetof(struct plan, generation) - at);
 	self.core.plan->generation = 1;
 	r = plan_map_changes(&self.core, true);
 	if (r)

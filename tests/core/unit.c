@@ -246,11 +246,11 @@ static void long_socket_names(void)
 {
 	struct { uint16_t family; char name[108]; } u = { 1, { 0 } };
 	unsigned long s = (unsigned long)SC3(__NR_socket, 1, 2, 0);
-	char *dir = k.plan->strings + k.plan->strings_used;
+	char dir[200];
 
 	/* A directory for short names that is itself too long: nothing is made at the part of its name that fits. */
-	snprintf(dir, 200, "%s/%0120d", home, 0);
-	k.plan->sockets = k.plan->strings_used;
+	snprintf(dir, sizeof dir, "%s/%0120d", home, 0);
+	k.plan->sockets = plan_string(k.plan, dir, strlen(dir));
 	memset(u.name, 's', 100);
 	u.name[0] = '/';
 	IS(-ENAMETOOLONG, CALL(bind, s, P(&u), sizeof u));

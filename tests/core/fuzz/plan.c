@@ -70,18 +70,15 @@ static void description(const char *text, size_t n)
 	/* The mounts find their places; host paths are those of the world, for nothing else may be looked at. */
 	world_enter(ROOT_ID | OWNERS);
 	struct mount *m = world.plan->mounts;
-	uint32_t first = world.plan->n_mounts, at = world.plan->strings_used, host = m[1].host;
+	uint32_t first = world.plan->n_mounts, host = m[1].host;
 	uint16_t host_len = m[1].host_len;
 	for (uint32_t i = 1; i < plan.n_mounts && first + i < MAX_MOUNTS && i < 20; i++) {
-		uint32_t len = plan.mounts[i].guest_len;
+		uint32_t len = plan.mounts[i].guest_len, at = len ? plan_string(world.plan, plan.strings + plan.mounts[i].guest, len) : 0;
 
-		if (!len || at + len + 1 > PLAN_STRINGS)
+		if (!at)
 			continue;
-		memcpy(world.plan->strings + at, plan.strings + plan.mounts[i].guest, len + 1);
 		m[world.plan->n_mounts++] = (struct mount){ at, host, 0, (uint16_t)len, host_len, 0, plan.mounts[i].flags & (MOUNT_RO | MOUNT_CACHE) };
-		at += len + 1;
 	}
-	world.plan->strings_used = at;
 	struct work *w = malloc(sizeof *w);
 	struct call c = { .core = &world, .w = w };
 	const char *what;
@@ -214,8 +211,7 @@ static void index_of_image(const uint8_t *data, size_t size)
 	for (int i = 0; i < 6 && size >= 24 && dirs <= size - 24; i++, dirs += 24)
 		memcpy(text + dirs, &st.st_ino, 8); /* this is what is listed */
 	world_file("index", text, size, 0644);
-	world.plan->index = world.plan->strings_used;
-	memcpy(world.plan->strings + world.plan->index, path, strlen(path) + 1);
+	world.plan->index = plan_string(world.plan, path, strlen(path));
 	index_forget();
 	index_ready(&world, 1000);
 	dir = index_dir(&world, "/a/b", 4);
