@@ -69,17 +69,14 @@ static long call_shmat_eager(struct call *c)
 	return c->a[2] & 0100000 /* SHM_EXEC */ ? -EACCES : call_raw(c);
 }
 
-#define PKEY_MPROTECT 329
-
 const struct entry *eager_entry_of(long nr)
 {
-	static const struct entry mmap = { call_mmap, TRAP, 0, 0 }, protect = { call_mprotect, TRAP, 0, 0 };
+	static const struct entry code = { NULL, TRAP, 0, 0 }; /* each program's start asks for it: see light.c */
 	static const struct entry clone = { call_clone_eager, SPECIAL, 0, 0 }, arch = { call_arch_prctl_eager, TRAP, 0, 0 };
 	static const struct entry net = { call_socket, TRAP, 0, OPT_NO_NETWORK | OPT_FAKE_ROOT }, shm = { call_shmat_eager, TRAP, 0, 0 };
 
 	switch (nr) {
-	case __NR_mmap: return &mmap;
-	case __NR_mprotect: case PKEY_MPROTECT: return &protect;
+	case __NR_mmap: case __NR_mprotect: case PKEY_MPROTECT: return &code;
 	case __NR_clone: return &clone;
 #ifdef __NR_arch_prctl
 	case __NR_arch_prctl: return &arch;
@@ -227,8 +224,6 @@ bool is_static(struct call *c)
 	bool library = false;
 	long fd;
 
-	if (c->w->b.found)
-		return false;
 	fd = c->w->program.fd >= 0 ? sys_fcntl(c->w->program.fd, F_DUPFD_CLOEXEC, 0) : sys_openat(p->dfd, p->host, O_RDONLY | O_CLOEXEC, 0);
 	if (fd < 0)
 		return true;

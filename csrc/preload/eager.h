@@ -5,6 +5,7 @@
 #include "preload/code.h"
 #include "trap/trap.h"
 
+#define PKEY_MPROTECT 329
 #define SHADOW_STACK 0x5001 /* ARCH_SHSTK_ENABLE: user shadow stacks, which our way back would break */
 
 extern uint8_t call_verdicts[VERDICTS];
@@ -20,7 +21,7 @@ const struct entry *eager_entry_of(long nr); /* NULL: as without a filter's abse
 int on_undefined(struct frame *f); /* 0: not ours; 1: a call for `answer`; 2: done, the frame goes on elsewhere */
 /* Tries it in this process, on a page of its own: 0 when it works. */
 int eager_probe(void);
-/* A program without an interpreter that is not a loader either: refused. */
+/* Is the program, which has no interpreter, no loader either? It is refused then. */
 bool is_static(struct call *c);
 
 /* ---- map.c */
@@ -31,8 +32,9 @@ long code_mapped(unsigned long at, size_t n, int fd, uint64_t off, int prot);
 long memory_made_executable(unsigned long at, size_t n, int prot);
 /* Maps it, at a fixed address; the address or -errno. */
 long code_map(unsigned long at, size_t n, int fd, uint64_t off, int prot, int flags);
-long call_mmap(struct call *c);
-long call_mprotect(struct call *c);
+/* The guest's; nr: mprotect or pkey_mprotect. */
+long eager_mmap(const unsigned long a[6]);
+long eager_mprotect(long nr, const unsigned long a[6]);
 /* The real call that stands for the one at pc: its address. 0: a foreign one; -1: none is known. */
 long trapped_at(unsigned long pc);
 

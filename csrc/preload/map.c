@@ -10,6 +10,7 @@
 
 #define NOREPLACE 0x100000
 #define REGIONS 256
+#define NEAR 16 /* as many as most programs have, where what every program writes to is */
 #define HIGH_DISTANCE (-0x40000000L) /* of the arena, from where the file's first byte is or would be */
 #define LOW_DISTANCE (-0x200000L)    /* for programs at a low fixed address */
 #define LOW_END 0x40000000UL
@@ -21,35 +22,45 @@ static struct region {
 	struct arena *arena;
 	unsigned long mark_at; /* changed bytes: gone when something else is mapped there now */
 	uint32_t mark;
-} regions[REGIONS];
+} near_regions[NEAR], regions[REGIONS - NEAR];
 static volatile int n_regions;
+
+static struct region *region_at(int i)
+{
+	return i < NEAR ? &near_regions[i] : &regions[i - NEAR];
+}
 
 static void remember(unsigned long from, unsigned long to, unsigned long base, const void *arena, uint64_t mark_at, uint32_t mark)
 {
 	int n = MIN(n_regions, REGIONS), i;
+	struct region *r;
 
 	for (i = 0; i < n; i++)
-		if (regions[i].from < to && from < regions[i].to)
+		if (region_at(i)->from < to && from < region_at(i)->to)
 			break;
 	if (i == n) {
 		i = __atomic_fetch_add(&n_regions, 1, __ATOMIC_RELAXED);
 		if (i >= REGIONS)
 			return;
 	}
-	regions[i].from = regions[i].to = 0;
-	regions[i].base = base;
-	regions[i].arena = (struct arena *)(uintptr_t)arena;
-	regions[i].mark_at = base + mark_at;
-	regions[i].mark = mark;
-	regions[i].to = to;
-	regions[i].from = from;
+	r = region_at(i);
+	r->from = r->to = 0;
+	r->base = base;
+	r->arena = (struct arena *)(uintptr_t)arena;
+	r->mark_at = base + mark_at;
+	r->mark = mark;
+	r->to = to;
+	r->from = from;
 }
 
 static struct region *region_of(unsigned long pc)
 {
-	for (int i = 0; i < MIN(n_regions, REGIONS); i++)
-		if (pc >= regions[i].from && pc < regions[i].to && regions[i].from)
-			return &regions[i];
+	for (int i = 0; i < MIN(n_regions, REGIONS); i++) {
+		struct region *r = region_at(i);
+
+		if (pc >= r->from && pc < r->to && r->from)
+			return r;
+	}
 	return NULL;
 }
 
@@ -367,49 +378,54 @@ long memory_made_executable(unsigned long at, size_t n, int prot)
 	return r;
 }
 
-long call_mmap(struct call *c)
+static long plain_mmap(const unsigned long a[6], int flags)
 {
-	int prot = (int)c->a[2], flags = (int)c->a[3], fd = (int)c->a[4];
+	return SC6(__NR_mmap, a[0], a[1], a[2], flags, a[4], a[5]);
+}
+
+long eager_mmap(const unsigned long a[6])
+{
+	int prot = (int)a[2], flags = (int)a[3], fd = (int)a[4];
 	long at, r;
 
 	if (!(prot & PROT_EXEC) || flags & MAP_ANONYMOUS)
-		return call_raw(c);
+		return plain_mmap(a, flags);
 	if ((flags & 3) != MAP_PRIVATE && !(prot & PROT_WRITE)) {
 		char head[4];
 
 		if (sys_pread(fd, head, 4, 0) == 4 && !memcmp(head, "\177ELF", 4))
-			c->a[3] = (unsigned long)((flags & ~3) | MAP_PRIVATE); /* its pages are to be changed, the file is not */
+			flags = (flags & ~3) | MAP_PRIVATE; /* its pages are to be changed, the file is not */
 		else
-			return call_raw(c);
+			return plain_mmap(a, flags);
 	}
-	if (flags & MAP_FIXED && !((c->a[0] | c->a[5]) & (PAGE - 1)) && c->a[1]) {
-		at = code_map(c->a[0], UP(c->a[1]), fd, c->a[5], prot, (int)c->a[3]);
+	if (flags & MAP_FIXED && !((a[0] | a[5]) & (PAGE - 1)) && a[1]) {
+		at = code_map(a[0], UP(a[1]), fd, a[5], prot, flags);
 		if (!is_error(at) || at == -EBADF || at == -EACCES || at == -ENODEV || at == -EPERM)
 			return at;
 		r = at;
-		at = (long)c->a[0];
+		at = (long)a[0];
 	} else {
-		at = call_raw(c);
+		at = plain_mmap(a, flags);
 		if (is_error(at))
 			return at;
-		r = code_mapped((unsigned long)at, UP(c->a[1]), fd, c->a[5], prot);
+		r = code_mapped((unsigned long)at, UP(a[1]), fd, a[5], prot);
 	}
 	if (r) {
-		sys_munmap((void *)at, c->a[1]);
+		sys_munmap((void *)at, a[1]);
 		say(2, "udk: a file with code cannot be mapped by the preload engine: %s\n", errno_text(r));
 		return -EACCES;
 	}
 	return at;
 }
 
-long call_mprotect(struct call *c)
+long eager_mprotect(long nr, const unsigned long a[6])
 {
-	long r = call_raw(c);
+	long r = SC4(nr, a[0], a[1], a[2], a[3]);
 
-	if (r || !(c->a[2] & PROT_EXEC) || !(c->a[2] & PROT_READ) || !c->a[1])
+	if (r || !(a[2] & PROT_EXEC) || !(a[2] & PROT_READ) || !a[1])
 		return r;
-	r = memory_made_executable(c->a[0], UP(c->a[1]), (int)c->a[2]);
+	r = memory_made_executable(a[0], UP(a[1]), (int)a[2]);
 	if (r)
-		sys_mprotect((void *)c->a[0], c->a[1], PROT_READ);
+		sys_mprotect((void *)a[0], a[1], PROT_READ);
 	return r ? -EACCES : 0;
 }

@@ -483,6 +483,14 @@ bool light(long nr, const unsigned long a[6], long *r)
 			note_dup(&self.core, fd, (int)*r);
 		return *r != -EMFILE; /* there may be two more */
 	/* Each program makes these, and only preload cannot tell them by their arguments from those that matter. */
+	case __NR_mmap:
+		if (self.eager)
+			*r = eager_mmap(a);
+		return self.eager;
+	case __NR_mprotect: case PKEY_MPROTECT:
+		if (self.eager)
+			*r = eager_mprotect(nr, a);
+		return self.eager;
 	case __NR_arch_prctl:
 		if (!self.eager || a[0] == SHADOW_STACK)
 			return false;
