@@ -195,6 +195,43 @@ long cache_leads(struct core *k, const char *text, size_t n, struct note *what, 
 	return unchanged(e, seq) ? len : -1;
 }
 
+/* Kept with the texts; in the place of the length is what no length is, nor an inode's number. */
+#define PROGRAM (1UL << 32)
+
+static uint64_t program_hash(const char *path, size_t n)
+{
+	return text_hash(path, n) ^ PROGRAM;
+}
+
+enum known cache_program(struct core *k, const char *path, size_t n, char *to)
+{
+	uint64_t h = program_hash(path, n);
+	const struct cached *e = by_text(k, h, false);
+	enum known is;
+	uint32_t seq;
+	uint16_t len;
+
+	if (!matches(k, e, h, PROGRAM, path, n, &seq, &len))
+		return NOT_KNOWN;
+	is = e->mounts_inside ? KNOWN_WELL : SEEN_ONCE;
+	memcpy(to, e->text + n, len);
+	return unchanged(e, seq) && len && !to[len - 1] && strlen(to) + 1U < len ? is : NOT_KNOWN;
+}
+
+void cache_keep_program(struct core *k, uint32_t generation, const char *path, enum known is, const struct place *file,
+			const struct place *interpreter)
+{
+	size_t n = strlen(path), most = interpreter ? interpreter->len : 0U;
+	uint64_t h = program_hash(path, n);
+	char both[CACHE_TEXT];
+
+	if (n + file->len + most + 2 > CACHE_TEXT)
+		return;
+	memcpy(both, file->guest, file->len + 1U);
+	memcpy(both + file->len + 1, interpreter ? interpreter->guest : "", most + 1);
+	keep(k, by_text(k, h, true), generation, h, PROGRAM, path, n, both, file->len + most + 2, file, is == KNOWN_WELL, 0);
+}
+
 bool cache_straight(struct core *k, const char *text, size_t n, struct note *what)
 {
 	char to[CACHE_TEXT];

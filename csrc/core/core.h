@@ -236,14 +236,17 @@ struct place {
 /* What exec of a path comes to. */
 #define MAX_SCRIPTS 5
 struct program {
+	char header[2048] __attribute__((aligned(8))); /* the file's first bytes */
 	char *head[2 * MAX_SCRIPTS + 6]; /* of a script: interpreter, its argument, the script's name, ... NULL: argv[0] */
 	int n_head;                      /* they stand for argv[0] */
 	int fd;                          /* the file itself, where it has no path; else -1 */
 	bool engine;                     /* it is at our own address: another of us */
+	bool everybodys;                 /* who may execute it, and as themselves */
+	bool remembered;                 /* it was looked up so */
 	uint32_t set_uid, set_gid;       /* of set-id bits; -1: none */
 	char ids[1024], flags[80];       /* what the next incarnation is told: beside the name, in the same piece of memory */
-	char names[MAX_SCRIPTS][260];
 	char script[GUEST_MAX];
+	char names[MAX_SCRIPTS][260];
 	char foreign[GUEST_MAX]; /* for another machine: what the emulator is given */
 };
 
@@ -253,15 +256,15 @@ struct work { /* one call's memory: too large for a guest's signal stack */
 	int n_fds, fds[64]; /* to be closed when the call ends */
 	struct ids ids;    /* of the program to come */
 	char key[CACHE_TEXT];
-	char path[GUEST_MAX]; /* what most calls touch is together */
-	struct place a;
+	char path[GUEST_MAX];
+	struct place a, b;
+	struct program program; /* up to here are the pages that an exec touches */
 	char rest[2 * GUEST_MAX];
 	char link[GUEST_MAX];
 	char text[HOST_MAX];
 	char other[HOST_MAX];
 	char onward[GUEST_MAX]; /* the path that a link stands for */
-	struct place b, c;
-	struct program program;
+	struct place c;
 };
 
 struct call {
@@ -314,6 +317,12 @@ void cache_keep_text(struct core *k, uint32_t generation, const char *key, size_
 void cache_keep_inode(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const struct place *p, int inside);
 /* A directory that its own text names without a link, of one layer: what its names are looked up in. False: not sure. */
 bool cache_straight(struct core *k, const char *text, size_t n, struct note *what);
+/* What exec of an absolute path comes to: the canonical paths of a program of the image and of its interpreter (or none), each
+ * with a NUL, go to `to`, of CACHE_TEXT bytes. Only such as everybody may execute, in directories that the image has alone. */
+enum known { NOT_KNOWN, SEEN_ONCE, KNOWN_WELL /* it was REMEMBERED when it was looked up */ };
+enum known cache_program(struct core *k, const char *path, size_t n, char *to);
+void cache_keep_program(struct core *k, uint32_t generation, const char *path, enum known is, const struct place *file,
+			const struct place *interpreter);
 /* The same where there may be links on the way: the length of the canonical path, put to `to` without a NUL. -1: not sure. */
 long cache_leads(struct core *k, const char *text, size_t n, struct note *what, char *to, size_t size);
 /* Is what the path names a directory, and no link? False: not sure. */

@@ -227,6 +227,7 @@ static long may_execute(struct call *c, struct program *out)
 	owner_show(c, &st, p, NO_FD);
 	out->set_uid = st.st_mode & S_ISUID ? st.st_uid : (uint32_t)-1;
 	out->set_gid = (st.st_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP) ? st.st_gid : (uint32_t)-1;
+	out->everybodys = (st.st_mode & (S_ISUID | S_ISGID | 0111)) == 0111;
 	return 0;
 }
 
@@ -304,11 +305,12 @@ static long emulated(struct call *c, struct program *out)
 long find_program(struct call *c, int dfd, const void *path, long flags, struct program *out)
 {
 	struct place *p = &c->w->a;
-	char *header = c->w->c.host, *interp, *arg, first = 1; /* the place is free here: paths are looked up in a and b */
+	char *header = out->header, *interp, *arg, first = 1;
 	long r, n, fd;
 
 	out->n_head = 0;
 	out->fd = -1;
+	out->remembered = false;
 	if (flags & ~(long)(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW))
 		return -EINVAL;
 	if (flags & AT_EMPTY_PATH) {
@@ -331,7 +333,9 @@ long find_program(struct call *c, int dfd, const void *path, long flags, struct 
 			memmove(out->script + k, out->script, (size_t)r + 1);
 			memcpy(out->script, head, k);
 		}
-		r = find(c, dfd, path, flags & AT_SYMLINK_NOFOLLOW ? 0 : FOLLOW, p);
+		/* Names of what a container makes, and removes, would drop what is remembered, if they were to be told of. */
+		out->remembered = out->script[0] == '/' && cache_program(c->core, out->script, strlen(out->script), c->w->key) != NOT_KNOWN;
+		r = find(c, dfd, path, (flags & AT_SYMLINK_NOFOLLOW ? 0 : FOLLOW) | (out->remembered ? REMEMBERED : 0), p);
 		if (!r && (p->st.st_mode & S_IFMT) == S_IFLNK && !p->magic)
 			r = -ELOOP;
 		if (!r && p->magic) { /* /proc/self/fd/N, /dev/fd/N */
@@ -352,7 +356,7 @@ long find_program(struct call *c, int dfd, const void *path, long flags, struct 
 			sys_close((int)fd);
 			return -ETXTBSY;
 		}
-		n = sys_pread((int)fd, header, 2048, 0);
+		n = sys_pread((int)fd, header, sizeof out->header, 0);
 		out->engine = is_engine(header, n);
 		if (is_foreign(c->core->plan, header, n)) {
 			sys_close((int)fd);

@@ -28,6 +28,13 @@ static int ignored_signals(void)
 	return r;
 }
 
+static void flags_text(char *to, size_t size, unsigned fd, bool engine, const char *path)
+{
+	const char *name = str_rchr(path, '/');
+
+	fmt(to, size, "%x %x %x %x %.15s", ignored_signals(), self.filter, fd, engine, name ? name + 1 : path);
+}
+
 /* The host path of a place in one piece, or NULL. */
 static const char *whole(const struct place *p)
 {
@@ -103,16 +110,45 @@ static void refuse(const char *guest, const char *why)
 		say(2, "udk: error: %s is %s\n", guest, why);
 }
 
+/* Is the place one whose host path the canonical path tells, until the generation counter tells otherwise? */
+static bool in_image(const struct place *p)
+{
+	return !p->raw && !p->magic && !p->mounted && !p->mount && p->kind == IN_LOWER && p->layer == LAYER_LOWER;
+}
+
+static void remember_program(struct call *c, uint32_t generation, const char *path, const struct place *p, const struct program *g)
+{
+	const struct place *interpreter = c->w->b.found ? &c->w->b : NULL;
+
+	if (path[0] == '/' && g->everybodys && !g->n_head && g->fd < 0 && !g->engine && in_image(p) &&
+	    (interpreter ? in_image(interpreter) : !self.eager) && !c->core->root_len && !judged(c->core))
+		cache_keep_program(c->core, generation, path, g->remembered ? KNOWN_WELL : SEEN_ONCE, p, interpreter);
+}
+
+/* What tells the next incarnation what it must know, before the guest's argv: PREFIX words. */
+static void prefix(const struct core *k, const char **v, const char *guest, const char *host, const char *interpreter, const char *ids,
+		   const char *flags)
+{
+	v[0] = PREFIX_MARK;
+	v[1] = plan_text(k, k->plan->state);
+	v[2] = guest;
+	v[3] = host;
+	v[4] = interpreter;
+	v[5] = ids;
+	v[6] = k->root_len ? k->root : "";
+	v[7] = flags;
+}
+
 long do_exec(struct call *c, int dfd, const void *path, const void *argv, const void *envp, long flags)
 {
 	struct core *k = c->core;
 	struct program *g = &c->w->program;
 	struct place *p = &c->w->a;
 	struct ids *ids = &c->w->ids;
-	char *name;
 	const char **v;
 	size_t size = 0;
-	long n, n_env = 0, at = 0, r;
+	long n, n_env = 0, at = PREFIX, r;
+	uint32_t generation = k->plan->generation;
 	bool ours = own_memory();
 
 	if (!ours && self.vfork.pid == (int)sys_getpid())
@@ -122,9 +158,9 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	c->w->b.found = false;
 	c->w->b.host[0] = 0;
 	r = find_program(c, dfd, path, flags, g);
-	if (r == -ENOEXEC && k->plan->options & OPT_IDENTITY && is_32_bit(c->w->c.host))
+	if (r == -ENOEXEC && k->plan->options & OPT_IDENTITY && is_32_bit(g->header))
 		return SC5(__NR_execveat, dfd, path, argv, envp, flags); /* it makes no calls that trap */
-	if (r == -ENOEXEC && is_32_bit(c->w->c.host)) {
+	if (r == -ENOEXEC && is_32_bit(g->header)) {
 		refuse(p->guest, self.eager ? "a 32-bit program, which the preload engine cannot run; the engines namespace and ptrace can, and trap "
 					      "where the host has qemu-user-static"
 		       : "a 32-bit program; unconfined, this engine runs it where the host has qemu-user-static, and the engines "
@@ -132,12 +168,14 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 		return r;
 	}
 	if (!r)
+		remember_program(c, generation, g->script, p, g);
+	if (!r)
 		r = count(c, argv, &n);
 	if (!r && c->nr32)
 		r = count(c, envp, &n_env);
 	if (r)
 		return r;
-	if (self.eager && is_static(c) && !instead_of_ldconfig(c)) {
+	if (self.eager && !c->w->b.found && is_static(c) && !instead_of_ldconfig(c)) {
 		refuse(p->guest, "a static program, which the preload engine cannot run; the engines namespace, trap and ptrace can");
 		return -EACCES;
 	}
@@ -161,11 +199,11 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	} else if (!whole(p)) {
 		return -ENAMETOOLONG;
 	}
-	name = str_rchr(g->script, '/');
-	fmt(g->flags, sizeof g->flags, "%x %x %x %x %.15s", ignored_signals(), self.filter, g->fd >= 0 ? (unsigned)g->fd : 0, g->engine,
-	    name ? name + 1 : g->script);
+	flags_text(g->flags, sizeof g->flags, g->fd >= 0 ? (unsigned)g->fd : 0, g->engine, g->script);
 	size = (size_t)(n + n_env + PREFIX + (long)ARRAY_LEN(g->head) + 3) * sizeof *v;
-	if (size <= sizeof c->w->c.host) {
+	if (size <= sizeof g->header) { /* which has been looked at */
+		v = (const char **)(void *)g->header;
+	} else if (size <= sizeof c->w->c.host) {
 		v = (const char **)(void *)(((uintptr_t)c->w->c.host + 7) & ~(uintptr_t)7);
 		if (size + 8 > sizeof c->w->c.host)
 			return -E2BIG;
@@ -174,14 +212,7 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 		if (is_error((long)v))
 			return -ENOMEM;
 	}
-	v[at++] = PREFIX_MARK;
-	v[at++] = plan_text(k, k->plan->state);
-	v[at++] = p->guest;
-	v[at++] = p->host;
-	v[at++] = c->w->b.found && whole(&c->w->b) ? c->w->b.host : "";
-	v[at++] = g->ids;
-	v[at++] = k->root_len ? k->root : "";
-	v[at++] = g->flags;
+	prefix(k, v, p->guest, p->host, c->w->b.found && whole(&c->w->b) ? c->w->b.host : "", g->ids, g->flags);
 	for (int i = 0; i < g->n_head; i++, at++) {
 		v[at] = g->head[i] ? g->head[i] : "";
 		if (!g->head[i] && n && word(c, argv, 0, &v[at]))
@@ -209,6 +240,79 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	if (size > sizeof c->w->c.host)
 		sys_munmap(v, size);
 	return r;
+}
+
+#define FAST_HOST 320
+#define FAST_ARGS 80
+
+/* In the page that a forked child has to itself: of others it would get copies. */
+struct fast_exec {
+	uint64_t by; /* page of the stack and number of the thread that uses this; 0: nobody */
+	char ids[160], flags[80], path[192], paths[CACHE_TEXT], host[FAST_HOST], interpreter[FAST_HOST];
+	const char *v[PREFIX + FAST_ARGS];
+};
+_Static_assert(sizeof(struct fast_exec) <= sizeof since_fork.exec, "fits");
+
+/* A vfork child that executes something leaves its mark here. Whoever comes on the same stack knows that it is gone. */
+static bool fast_take(struct fast_exec *f)
+{
+	uint64_t was = f->by, tid = (uint64_t)sys_gettid(), stack = (uint64_t)(uintptr_t)__builtin_frame_address(0) >> 12;
+
+	if (was && ((was & 0xffffffff) == tid || (was >> 32 != (stack & 0xffffffff) && SC2(__NR_tkill, (int)was, 0) != -ESRCH)))
+		return false;
+	return __atomic_compare_exchange_n(&f->by, &was, stack << 32 | tid, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
+static bool fast_host(const struct core *k, char *to, const char *guest)
+{
+	size_t n = k->plan->mounts[0].lower_len, len = strlen(guest);
+
+	if (n + len >= FAST_HOST)
+		return false;
+	memcpy(to, plan_text(k, k->plan->mounts[0].lower), n);
+	memcpy(to + n, guest, len + 1);
+	return true;
+}
+
+static bool fast_args(struct fast_exec *f, const char *const *argv)
+{
+	long n = 0;
+
+	for (;; n++)
+		if (!argv || n == FAST_ARGS - 1 || guest_read(&f->v[PREFIX + n], argv + n, sizeof *argv))
+			return false;
+		else if (!f->v[PREFIX + n])
+			return n > 0;
+}
+
+bool exec_again(const unsigned long a[6], long *r)
+{
+	struct fast_exec *f = (void *)since_fork.exec;
+	struct core *k = &self.core;
+	const struct ids *ids = &k->ids;
+	long n;
+
+	since_fork.touched = true;
+	if (k->root_len || judged(k) || ids->n_groups > 8 || (self.vfork.pid && self.vfork.pid == (int)sys_getpid()) || !fast_take(f))
+		return false;
+	n = guest_str(f->path, (void *)a[0], sizeof f->path);
+	if (n > 0 && f->path[0] == '/' && cache_program(k, f->path, (size_t)n, f->paths) == KNOWN_WELL && fast_args(f, (void *)a[1]) &&
+	    fast_host(k, f->host, f->paths)) {
+		const char *interpreter = f->paths + strlen(f->paths) + 1;
+
+		f->interpreter[0] = 0;
+		if (!*interpreter || fast_host(k, f->interpreter, interpreter)) {
+			ids_text(ids, f->ids, sizeof f->ids);
+			flags_text(f->flags, sizeof f->flags, 0, false, f->path);
+			prefix(k, f->v, f->paths, f->host, f->interpreter, f->ids, f->flags);
+			trace_before_exec();
+			*r = sys_execve(plan_text(k, k->plan->loader), (char *const *)(uintptr_t)f->v, (char *const *)a[2]);
+			f->by = 0;
+			return true;
+		}
+	}
+	f->by = 0;
+	return false;
 }
 
 long call_execve(struct call *c)

@@ -501,6 +501,7 @@ bool light(long nr, const unsigned long a[6], long *r)
 			return false;
 		*r = SC4(nr, a[0], a[1], a[2], a[3]);
 		return true;
+	case __NR_execve: return exec_again(a, r);
 	case __NR_getdents64: return light_getdents(fd, a[1], a[2], r);
 	case __NR_fstat: return light_fstat(fd, a[1], r);
 	case __NR_newfstatat: return light_stat(fd, a[1], a[2], (unsigned)a[3], r);

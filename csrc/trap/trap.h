@@ -129,6 +129,7 @@ union since_fork {
 		volatile int traced_at_exec;     /* a vfork child that asked to be traced */
 		volatile bool touched;
 		volatile uint64_t sites[SITES];  /* patch.c */
+		uint64_t exec[250];              /* exec.c */
 	};
 	char page[LARGEST_PAGE];
 } __attribute__((aligned(LARGEST_PAGE)));
@@ -217,6 +218,7 @@ uint32_t bpf_run(const struct sock_filter *code, uint32_t len, const struct secc
 void patch_site(unsigned long pc, long nr, const struct frame *f);
 long call_execve(struct call *c);
 long call_execveat(struct call *c);
+bool exec_again(const unsigned long a[6], long *r); /* of what was executed before; false: `do_exec` is to do it */
 long do_exec(struct call *c, int dfd, const void *path, const void *argv, const void *envp, long flags);
 NORETURN void load(unsigned long *stack);
 NORETURN void die(const char *what, const char *name, long error);

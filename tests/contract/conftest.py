@@ -112,6 +112,24 @@ def make_lower(root: Path) -> None:
     (root / "image/ro").chmod(0o444)
 
 
+def add_copies(program: Path) -> None:
+    """What ``programs.c`` of ``cases`` describes."""
+    for n in range(7):
+        place = program.parent / f"run-{n}"
+        place.mkdir()
+        for name, mark in (("one", b"1"), ("two", b"2")):
+            if n:
+                os.link(program.parent / "run-0" / name, place / name)
+            else:
+                (place / name).write_bytes(program.read_bytes().replace(b"MARK:0", b"MARK:" + mark))
+                (place / name).chmod(0o755)
+        (place / "now").symlink_to("one")
+    (program.parent / "again").symlink_to("run-0")
+    (program.parent / "later").symlink_to("run-4")
+    (program.parent / "links").mkdir()
+    (program.parent / "links/now").symlink_to("../run-4/one")
+
+
 class Arena:
     """An image with the cases, and a way to run them by an engine."""
 
@@ -197,6 +215,7 @@ def programs(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         target = arena.root / "opt/contract" / name / "cases"
         target.parent.mkdir()
         shutil.copy(program, target)
+        add_copies(target)
         add_libraries(program, arena.root)
         made[name] = f"/opt/contract/{name}/cases"
     return made
