@@ -27,8 +27,8 @@
 #define MAX_LINKS 40 /* as the kernel has it */
 #define MAX_GROUPS 64
 
-/* Where a front end that lives in the guest's address space is, and what it maps there for other processes to see: the
- * first page of the running program, whose name /proc/PID/maps then tells. Code, the beginning of the plan and that of the
+/* Where a front end that lives in the guest's address space is, and what it maps there, where the kernel is not to be told
+ * what the running program is, for other processes to see: its first page, whose name /proc/PID/maps then tells. Code, the beginning of the plan and that of the
  * data lie in one piece of 2 MiB, for which the kernel needs one page table, and makes another with each fork. */
 #define ENGINE_BASE 0x7e9000000000UL
 #define TEXT_SIZE 0x00040000U                     /* code and constants: see trap/layout.ld */
@@ -192,7 +192,8 @@ struct note {
 struct notes {
 	bool (*allowed)(void); /* may this thread of control write here? A vfork child has other descriptors */
 	volatile uint32_t epoch, drops; /* epoch: 2 and more */
-	struct note of[NOTES]; /* of the working directory, then of descriptors */
+	volatile uint64_t written[NOTES / 64]; /* bits: notes that ever were. Most programs have none, and don't touch their memory */
+	struct note *of; /* NOTES: of the working directory, then of descriptors */
 };
 
 struct core {

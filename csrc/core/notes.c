@@ -18,13 +18,38 @@ static struct note *note_at(const struct core *k, int fd)
 	return &k->notes->of[fd == AT_FDCWD ? 0 : fd + 1];
 }
 
+static volatile uint64_t *written(const struct core *k, const struct note *n, uint64_t *bit)
+{
+	size_t i = (size_t)(n - k->notes->of);
+
+	*bit = (uint64_t)1 << i % 64;
+	return &k->notes->written[i / 64];
+}
+
+static bool was_written(const struct core *k, const struct note *n)
+{
+	uint64_t bit;
+
+	return __atomic_load_n(written(k, n, &bit), __ATOMIC_SEQ_CST) & bit;
+}
+
+/* Before its state is: whoever drops it looks here after the drop was counted. */
+static void will_be_written(const struct core *k, const struct note *n)
+{
+	uint64_t bit;
+	volatile uint64_t *w = written(k, n, &bit);
+
+	if (!(*w & bit))
+		__atomic_fetch_or(w, bit, __ATOMIC_SEQ_CST);
+}
+
 /* Reads a note that is being changed by others, perhaps; `hint`: also one that is to be confirmed. */
 static bool note_read(struct core *k, int fd, struct note *to, bool hint)
 {
 	struct note *n = note_at(k, fd);
 	uint32_t state;
 
-	if (!n)
+	if (!n || !was_written(k, n))
 		return false;
 	state = __atomic_load_n(&n->state, __ATOMIC_ACQUIRE);
 	*to = *n;
@@ -34,8 +59,9 @@ static bool note_read(struct core *k, int fd, struct note *to, bool hint)
 	       to->generation == k->plan->generation && __atomic_load_n(&n->state, __ATOMIC_RELAXED) == state;
 }
 
-static bool note_write(struct note *n, const struct note *now, uint32_t state)
+static bool note_write(const struct core *k, struct note *n, const struct note *now, uint32_t state)
 {
+	will_be_written(k, n);
 	if (__atomic_exchange_n(&n->state, BUSY, __ATOMIC_SEQ_CST) == BUSY)
 		return false;
 	n->dev = now->dev;
@@ -98,7 +124,7 @@ void note_set(struct core *k, int fd, const struct note *now, uint32_t begun)
 {
 	struct note *n = note_at(k, fd);
 
-	if (n && k->notes->allowed() && note_write(n, now, k->notes->epoch) &&
+	if (n && k->notes->allowed() && note_write(k, n, now, k->notes->epoch) &&
 	    __atomic_load_n(&k->notes->drops, __ATOMIC_SEQ_CST) != begun)
 		__atomic_store_n(&n->state, 0, __ATOMIC_SEQ_CST);
 }
@@ -121,15 +147,17 @@ void note_dup(struct core *k, int from, int to)
 
 	note_drop(k, to);
 	if (noted)
-		note_write(copy, &n, k->notes->epoch | HINT);
+		note_write(k, copy, &n, k->notes->epoch | HINT);
 }
 
 void note_hold(struct core *k, int fd)
 {
 	struct note *n = note_at(k, fd);
 
-	if (n)
-		__atomic_store_n(&n->state, BUSY, __ATOMIC_SEQ_CST);
+	if (!n)
+		return;
+	will_be_written(k, n);
+	__atomic_store_n(&n->state, BUSY, __ATOMIC_SEQ_CST);
 }
 
 void note_drop(struct core *k, int fd)
@@ -141,7 +169,8 @@ void note_drop(struct core *k, int fd)
 	if (is_root_fd(k, fd)) /* it is another file now */
 		roots_taken(k, fd);
 	__atomic_fetch_add(&k->notes->drops, 1, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&n->state, 0, __ATOMIC_RELEASE);
+	if (was_written(k, n))
+		__atomic_store_n(&n->state, 0, __ATOMIC_RELEASE);
 }
 
 void notes_drop(struct core *k)

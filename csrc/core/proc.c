@@ -78,7 +78,7 @@ long process_maps(struct call *c, uint64_t pid, uint64_t wanted, char *to)
 {
 	struct lines *l = line_memory(c);
 	char path[40];
-	uint64_t at;
+	uint64_t at, end;
 	char *line;
 	long r = -ENOENT;
 
@@ -88,8 +88,9 @@ long process_maps(struct call *c, uint64_t pid, uint64_t wanted, char *to)
 	if (l->fd < 0)
 		return l->fd;
 	while ((line = next_line(l))) {
-		char *slash = str_chr(line, '/');
-		if (slash && hex_at(line, &at) && at == wanted) {
+		const char *slash = str_chr(line, '/'), *dash = str_chr(line, '-');
+
+		if (slash && dash && hex_at(line, &at) && at <= wanted && hex_at(dash + 1, &end) && wanted < end) {
 			r = (long)str_copy(to, slash, GUEST_MAX);
 			break;
 		}
@@ -98,11 +99,40 @@ long process_maps(struct call *c, uint64_t pid, uint64_t wanted, char *to)
 	return r;
 }
 
-/* The program that another process of the container runs, by the page that its loader mapped. */
+#define START_DATA 45 /* which of the fields of /proc/PID/stat */
+
+/* Where a process's data begins, as it told the kernel; 0: not known. `text`: GUEST_MAX bytes. */
+static uint64_t data_of(uint64_t pid, char *text)
+{
+	uint64_t at = 0;
+	char *s, *end;
+	long fd, n;
+
+	fmt(text, GUEST_MAX, "/proc/%lu/stat", pid);
+	fd = sys_open(text, O_RDONLY | O_CLOEXEC, 0);
+	if (fd < 0)
+		return 0;
+	n = sys_read((int)fd, text, GUEST_MAX - 1);
+	sys_close((int)fd);
+	text[MAX(n, 0)] = 0;
+	s = str_rchr(text, ')'); /* the name may hold anything */
+	for (int i = 2; s && i < START_DATA; i++)
+		s = str_chr(s + 1, ' ');
+	end = s ? str_chr(s + 1, ' ') : NULL;
+	if (!end)
+		return 0;
+	*end = 0;
+	return parse_u64(s + 1, 10, &at) ? at : 0;
+}
+
+/* The program that another process of the container runs, by what its loader mapped. */
 static long other_exe(struct call *c, uint64_t pid, char *to)
 {
-	long r = process_maps(c, pid, EXE_MARK, to);
+	uint64_t data = data_of(pid, to);
+	long r = data ? process_maps(c, pid, data, to) : -ENOENT;
 
+	if (r < 0)
+		r = process_maps(c, pid, EXE_MARK, to);
 	return r < 0 ? r : show_path(c->core, to, (size_t)r);
 }
 

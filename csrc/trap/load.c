@@ -19,21 +19,14 @@
 
 struct image {
 	int fd;
-	char head[1024]; /* with the program headers, almost always */
+	const Elf64_Phdr *ph; /* of the head, almost always */
+	char head[1024] __attribute__((aligned(8)));
 	Elf64_Ehdr e;
-	Elf64_Phdr ph[MAX_PHDRS];
 	unsigned long bias, low, high; /* high: end of memory, before rounding */
 	unsigned long text[2], data[2];
 };
 
-/* Too large for a small stack; there is nothing to be noted yet. */
-struct images {
-	struct image program, interpreter;
-};
-#define IMAGES ((struct images *)(void *)self.notes.of)
-#define program (IMAGES->program)
-#define interpreter (IMAGES->interpreter)
-_Static_assert(sizeof(struct images) <= sizeof self.notes.of, "they are kept there");
+typedef Elf64_Phdr headers[MAX_PHDRS];
 
 NORETURN void die(const char *what, const char *name, long error)
 {
@@ -41,28 +34,30 @@ NORETURN void die(const char *what, const char *name, long error)
 	sys_exit(error == -ENOENT ? 127 : 126);
 }
 
-static void open_image(struct image *m, const char *path)
+/* `more`: for program headers that are not as they are to be in the head. */
+static void open_image(struct image *m, const char *path, headers more)
 {
 	long r = sys_open(path, O_RDONLY | O_CLOEXEC, 0);
 
 	if (r < 0)
 		die("cannot open", path, r);
 	m->fd = (int)r;
+	m->ph = more;
 	r = sys_pread(m->fd, m->head, sizeof m->head, 0);
 	memcpy(&m->e, m->head, sizeof m->e);
 	if (elf_widen(&m->e, m->head, r)) {
-		r = elf_program_headers(m->fd, &m->e, m->ph, MAX_PHDRS);
+		r = elf_program_headers(m->fd, &m->e, more, MAX_PHDRS);
 		if (r)
 			die("cannot load", path, r);
 		return;
 	}
 	if (r < (long)sizeof m->e || m->e.e_phnum > MAX_PHDRS || m->e.e_phentsize != sizeof m->ph[0])
 		die("cannot load", path, -ENOEXEC);
-	if (m->e.e_phoff <= sizeof m->head && m->e.e_phoff + m->e.e_phnum * sizeof m->ph[0] <= (unsigned long)r) {
-		memcpy(m->ph, m->head + m->e.e_phoff, m->e.e_phnum * sizeof m->ph[0]);
+	if (!(m->e.e_phoff & 7) && m->e.e_phoff <= sizeof m->head && m->e.e_phoff + m->e.e_phnum * sizeof m->ph[0] <= (unsigned long)r) {
+		m->ph = (const void *)(m->head + m->e.e_phoff);
 		return;
 	}
-	r = sys_pread(m->fd, m->ph, m->e.e_phnum * sizeof m->ph[0], (int64_t)m->e.e_phoff);
+	r = sys_pread(m->fd, more, m->e.e_phnum * sizeof m->ph[0], (int64_t)m->e.e_phoff);
 	if (r != (long)(m->e.e_phnum * sizeof m->ph[0]))
 		die("cannot load", path, r < 0 ? r : -ENOEXEC);
 }
@@ -296,20 +291,20 @@ static uint32_t hex_word(const char **s)
 
 /* What /proc shows of this process: the guest's argv, environment and auxiliary vector, and where its heap begins.
  * A kernel without checkpoint support refuses, and shows ours. */
-static void tell_kernel(const struct arguments *given, unsigned long gap)
+static long tell_kernel(const struct image *m, const struct arguments *given, unsigned long gap)
 {
 	struct {
 		uint64_t start_code, end_code, start_data, end_data, start_brk, brk, start_stack, arg_start, arg_end, env_start, env_end;
 		void *auxv;
 		uint32_t auxv_size, exe_fd;
 	} mm = { 0 };
-	unsigned long heap = UP(program.bias + program.high);
+	unsigned long heap = UP(m->bias + m->high);
 
 	heap += gap;
-	mm.start_code = program.text[0];
-	mm.end_code = program.text[1];
-	mm.start_data = program.data[0] ? program.data[0] : program.text[0];
-	mm.end_data = program.data[0] ? program.data[1] : program.text[1];
+	mm.start_code = m->text[0];
+	mm.end_code = m->text[1];
+	mm.start_data = m->data[0] ? m->data[0] : m->text[0];
+	mm.end_data = m->data[0] ? m->data[1] : m->text[1];
 	mm.start_brk = mm.brk = heap;
 	mm.start_stack = (uint64_t)given->stack;
 	mm.arg_start = given->args[0], mm.arg_end = given->args[1];
@@ -317,7 +312,16 @@ static void tell_kernel(const struct arguments *given, unsigned long gap)
 	mm.auxv = given->auxv;
 	mm.auxv_size = (uint32_t)given->auxv_size;
 	mm.exe_fd = (uint32_t)-1;
-	sys_prctl(35 /* PR_SET_MM */, 14 /* PR_SET_MM_MAP */, (unsigned long)&mm, sizeof mm, 0);
+	return sys_prctl(35 /* PR_SET_MM */, 14 /* PR_SET_MM_MAP */, (unsigned long)&mm, sizeof mm, 0);
+}
+
+/* For other processes of the container, see EXE_MARK. */
+static void mark_program(const char *path)
+{
+	long fd = sys_open(path, O_RDONLY | O_CLOEXEC, 0);
+
+	sys_mmap((void *)EXE_MARK, PAGE, PROT_READ, MAP_PRIVATE | MAP_FIXED, (int)fd, 0);
+	sys_close((int)fd);
 }
 
 /* Where the strings of a NULL-terminated list lie, or an empty place behind `after`. */
@@ -362,6 +366,8 @@ NORETURN void load(unsigned long *stack)
 	char **prefix = (char **)(stack + 1), **argv = prefix + PREFIX, **envp;
 	unsigned long argc = stack[0] - PREFIX, *auxv, *pair, *random = NULL, entry, hint = 0x555555554000UL;
 	const char *flags = prefix[7], *exe = prefix[2];
+	static headers more[2];
+	struct image program, interpreter;
 	struct core *k = &self.core;
 	int fd_to_close;
 	bool fixed, nested, i386;
@@ -415,20 +421,17 @@ NORETURN void load(unsigned long *stack)
 	fixed = SC1(__NR_personality, 0xffffffff) & 0x0040000 /* ADDR_NO_RANDOMIZE */;
 	if (!fixed && random)
 		hint += (random[1] & 0xfffffff) * PAGE;
-	open_image(&program, prefix[3]);
+	open_image(&program, prefix[3], more[0]);
 	i386 = program.e.e_machine == EM_386;
 	if (i386)
 		hint = I386_HINT + (fixed || !random ? 0 : (random[1] & 0xfff) * PAGE);
 	r = map_image(&program, hint);
 	if (r)
 		die("cannot map", exe, r);
-	sys_mmap((void *)EXE_MARK, PAGE, PROT_READ, MAP_PRIVATE | MAP_FIXED, program.fd, 0);
 	sys_close(program.fd);
-	if (fd_to_close)
-		sys_close(fd_to_close);
 	entry = program.bias + program.e.e_entry;
 	if (prefix[4][0]) {
-		open_image(&interpreter, prefix[4]);
+		open_image(&interpreter, prefix[4], more[1]);
 		r = map_image(&interpreter, 0);
 		if (r)
 			die("cannot map", prefix[4], r);
@@ -466,8 +469,10 @@ NORETURN void load(unsigned long *stack)
 			}
 		compat_stack(&given, argv, envp, exe, !fixed && random ? (random[1] >> 24 & 0x7ff) * PAGE : 0, code, !told);
 	}
-	tell_kernel(&given, !fixed && random ? (random[0] >> 9 & 0x1fff) * PAGE : 0);
-	memset(self.notes.of, 0, sizeof(struct images));
+	if (tell_kernel(&program, &given, !fixed && random ? (random[0] >> 9 & 0x1fff) * PAGE : 0))
+		mark_program(prefix[3]);
+	if (fd_to_close)
+		sys_close(fd_to_close);
 	sys_prctl(15 /* PR_SET_NAME */, (unsigned long)flags, 0, 0, 0); /* the name that was executed, not where it led */
 #if defined(__x86_64__)
 	if (self.stop_before_entry)

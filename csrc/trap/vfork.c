@@ -9,6 +9,7 @@ _Static_assert(PLAN_AT + sizeof(struct plan) <= DATA_AT, "the data is behind the
 union since_fork since_fork;
 struct process self;
 struct work slots[SLOTS] __attribute__((aligned(4096))); /* one call touches as few pages as may be */
+static struct note note_memory[NOTES];
 #if defined(__aarch64__)
 unsigned long page_size;
 #endif
@@ -32,6 +33,7 @@ void notes_start(void)
 {
 	self.notes.epoch = 2;
 	self.notes.allowed = own_memory;
+	self.notes.of = note_memory;
 	self.core.notes = &self.notes;
 	if (LENDS && !self.eager)
 		self.lent = 0;

@@ -89,13 +89,14 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 static void map_it(const char *path, unsigned long hint)
 {
 	static struct image m;
+	static headers more;
 	long r;
 
 	memset(&m, 0, sizeof m);
 	m.fd = -1;
 	n_reserved = 0;
 	if (!_setjmp(out_of_here)) {
-		open_image(&m, path);
+		open_image(&m, path, more);
 		r = map_image(&m, hint);
 		if (!r)
 			program_headers(&m);

@@ -11,6 +11,7 @@ static char base[600], sockets[300]; /* the latter must be short */
 static unsigned variant_now;
 static int lowest; /* free descriptor */
 static int above;  /* descriptors beyond it */
+static struct note note_memory[NOTES];
 static struct notes notes;
 static uint64_t setgid_of_image[SETGID_WORDS], owned_by_image[OWNED_WORDS];
 
@@ -317,9 +318,8 @@ void world_enter(unsigned variant)
 	memcpy((void *)(uintptr_t)world.plan->owned, owned_by_image, sizeof owned_by_image);
 	memset(world.plan->nodename, 0, sizeof world.plan->nodename);
 	world.plan->deep = 0;
-	memset(&notes, 0, sizeof notes);
-	notes.epoch = 2;
-	notes.allowed = always;
+	memset(note_memory, 0, sizeof note_memory);
+	notes = (struct notes){ .allowed = always, .epoch = 2, .of = note_memory };
 	world.notes = variant & NOTED ? &notes : NULL;
 	world.root_len = 0;
 	world.root[0] = 0;
