@@ -319,7 +319,7 @@ void cache_keep_inode(struct core *k, uint32_t generation, uint64_t dev, uint64_
 /* A directory that its own text names without a link, of one layer: what its names are looked up in. False: not sure. */
 bool cache_straight(struct core *k, const char *text, size_t n, struct note *what);
 /* What exec of an absolute path comes to: the canonical paths of a program of the image and of its interpreter (or none), each
- * with a NUL, go to `to`, of CACHE_TEXT bytes. Only such as everybody may execute, in directories that the image has alone. */
+ * with a NUL, go to `to`, of CACHE_TEXT bytes. Only such as everybody may execute, and that nobody changed. */
 enum known { NOT_KNOWN, SEEN_ONCE, KNOWN_WELL /* it was REMEMBERED when it was looked up */ };
 enum known cache_program(struct core *k, const char *path, size_t n, char *to);
 void cache_keep_program(struct core *k, uint32_t generation, const char *path, enum known is, const struct place *file,

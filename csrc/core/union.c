@@ -361,6 +361,11 @@ long copy_up(struct call *c, struct place *p, bool data)
 	p->self = self;
 	times = parent_times(c, p, &above);
 	r = copy_one(c, p, &p->st, data);
+	if (!r) { /* programs are remembered with their layer */
+		const char *name = str_rchr(p->guest, '/') + 1;
+
+		changed_name(c->core, name, strlen(name));
+	}
 	if (!r && times) {
 		struct stat now;
 		parent_times(c, p, &now);

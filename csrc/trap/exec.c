@@ -113,7 +113,7 @@ static void refuse(const char *guest, const char *why)
 /* Is the place one whose host path the canonical path tells, until the generation counter tells otherwise? */
 static bool in_image(const struct place *p)
 {
-	return !p->raw && !p->magic && !p->mounted && !p->mount && p->kind == IN_LOWER && p->layer == LAYER_LOWER;
+	return !p->raw && !p->magic && !p->mounted && !p->mount && p->layer == LAYER_LOWER;
 }
 
 static void remember_program(struct call *c, uint32_t generation, const char *path, const struct place *p, const struct program *g)
