@@ -156,7 +156,7 @@ static long call_clone(struct call *c)
 	if (flags & CLONE_VM_)
 		lend(vfork);
 #if !LENDS
-	if (vfork && c->a[1])
+	if (vfork && c->a[1] && c->a[1] != FRAME_SP(f)) /* vfork(3) may say where it is: on the parent's stack, in its frame */
 		FRAME_ARG(f, 1) = lend_stack(c->a[1]);
 #endif
 	return call_elsewhere(c, f);

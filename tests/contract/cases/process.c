@@ -43,6 +43,37 @@ CASE(vfork_exec)
 		CHECK(run_me("vfork") == 0);
 	CHECK(there("/etc/passwd"));
 }
+/* A vfork child goes on in its parent's frame, wherever that lies and however large it is. */
+static __attribute__((noinline)) int run_in_frame(int depth)
+{
+	volatile char room[4000];
+	char *argv[] = { (char *)self_path, "--none", NULL };
+	pid_t p;
+
+	for (size_t i = 0; i < sizeof room; i++)
+		room[i] = (char)depth;
+	if (depth)
+		return run_in_frame(depth - 1) | (room[sizeof room - 1] != (char)depth);
+	p = vfork();
+	if (!p) {
+		room[0] = room[sizeof room - 1] + 1;
+		execv(argv[0], argv);
+		_exit(9);
+	}
+	return wait_status(p) || room[0] != 1 || room[sizeof room - 1];
+}
+
+CASE(vfork_in_a_large_frame)
+{
+	CHECK(me());
+	for (int i = 0; i < 45; i++) {
+		char *move = __builtin_alloca(96); /* another place in its page each time */
+
+		move[0] = (char)i;
+		CHECK(run_in_frame(i % 3) == 0 && move[0] == (char)i);
+	}
+}
+
 CASE(posix_spawn_exec) { CHECK(run_me("spawn") == 0); }
 
 static int clone_child(void *arg)
