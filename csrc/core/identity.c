@@ -139,7 +139,7 @@ void put_owner(struct entries *e, uint32_t uid, uint32_t gid)
 		o->uid = uid;
 		o->gid = gid;
 		o->flags |= OWNER_SET;
-		if (o->flags & OWNER_MODE && (o->mode & S_IFMT) == S_IFREG)
+		if (o->flags & OWNER_MODE && (o->mode & S_IFMT) != S_IFDIR)
 			o->mode &= o->mode & 010 ? ~06000U : ~04000U;
 	}
 }
