@@ -131,18 +131,15 @@ static long process_behind(struct call *c, int fd)
 	char name[48] = "/proc/self/fdinfo/";
 	char *text = c->w->text, *line;
 	uint64_t pid;
-	long n, in;
+	long n;
 
 	if (fd < 0)
 		return 0;
 	decimal(name + 18, (unsigned)fd);
-	in = sys_open(name, O_RDONLY | O_CLOEXEC, 0);
-	if (in < 0)
+	n = read_file(AT_FDCWD, name, text, HOST_MAX);
+	if (n < 0)
 		return 0;
-	n = sys_read((int)in, text, HOST_MAX - 1);
-	sys_close((int)in);
-	text[MAX(n, 0)] = 0;
-	line = (char *)(uintptr_t)mem_find(text, (size_t)MAX(n, 0), "\nPid:\t", 6);
+	line = (char *)(uintptr_t)mem_find(text, (size_t)n, "\nPid:\t", 6);
 	if (line) {
 		line += 6;
 		for (n = 0; line[n] >= '0' && line[n] <= '9';)

@@ -104,17 +104,12 @@ long process_maps(struct call *c, uint64_t pid, uint64_t wanted, char *to)
 /* Where a process's data begins, as it told the kernel; 0: not known. `text`: GUEST_MAX bytes. */
 static uint64_t data_of(uint64_t pid, char *text)
 {
+	char path[40], *s, *end;
 	uint64_t at = 0;
-	char *s, *end;
-	long fd, n;
 
-	fmt(text, GUEST_MAX, "/proc/%lu/stat", pid);
-	fd = sys_open(text, O_RDONLY | O_CLOEXEC, 0);
-	if (fd < 0)
+	fmt(path, sizeof path, "/proc/%lu/stat", pid);
+	if (read_file(AT_FDCWD, path, text, GUEST_MAX) < 0)
 		return 0;
-	n = sys_read((int)fd, text, GUEST_MAX - 1);
-	sys_close((int)fd);
-	text[MAX(n, 0)] = 0;
 	s = str_rchr(text, ')'); /* the name may hold anything */
 	for (int i = 2; s && i < START_DATA; i++)
 		s = str_chr(s + 1, ' ');
