@@ -213,7 +213,7 @@ enum known cache_program(struct core *k, const char *path, size_t n, char *to)
 
 	if (!matches(k, e, h, PROGRAM, path, n, &seq, &len))
 		return NOT_KNOWN;
-	is = e->mounts_inside ? KNOWN_WELL : SEEN_ONCE;
+	is = e->mounts_inside ? KNOWN_WELL : SEEN_ONCE; /* nothing is mounted in a file: the place is free */
 	memcpy(to, e->text + n, len);
 	return unchanged(e, seq) && len && !to[len - 1] && strlen(to) + 1U < len ? is : NOT_KNOWN;
 }

@@ -18,7 +18,7 @@ static long find_interpreter(struct call *c, const char *name, size_t n, struct 
 	long r;
 
 	if (n + 1 > sizeof key || k->root_len)
-		return find_text(c, AT_FDCWD, name, FOLLOW, p);
+		return find_text(c, AT_FDCWD, name, FOLLOW | REMEMBERED, p);
 	key[0] = 1; /* no path begins with it */
 	memcpy(key + 1, name, n);
 	if (cache_text(k, key, n + 1, p) >= 0) {
