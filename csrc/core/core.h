@@ -23,6 +23,7 @@
 
 #define GUEST_MAX 4096           /* the kernel's PATH_MAX, with the NUL */
 #define HOST_MAX (2 * GUEST_MAX) /* a guest path behind the longest root */
+#define LONGEST_HOST 1024        /* of a mount's tree */
 #define MAX_LINKS 40 /* as the kernel has it */
 
 /* ---- one process and one call ------------------------------------------------------------------------- */
@@ -52,6 +53,7 @@ struct core {
 	bool roots;          /* ROOT_FD is there, and for a union the next; see roots.c. Only used with notes */
 	struct changes *changes; /* mapped at first need; see changes_of */
 	struct ids ids;
+	uint32_t anchor;         /* the identity layer's: the process through which it reaches what is its own; see plan_path */
 	uint16_t root_len;       /* of the emulated chroot, canonical */
 	char exe[GUEST_MAX];     /* canonical path of the running program */
 	char root[GUEST_MAX];    /* written only where there is one */
@@ -99,6 +101,7 @@ struct program {
 	char script[GUEST_MAX];
 	char names[MAX_SCRIPTS][260];
 	char foreign[GUEST_MAX]; /* for another machine: what the emulator is given */
+	char state[96];          /* where the anchor has the container's */
 };
 
 struct work { /* one call's memory: too large for a guest's signal stack */
@@ -137,8 +140,8 @@ struct call {
 const char *plan_parse(struct plan *plan, const char *text, size_t n, bool partial);
 uint32_t plan_string(struct plan *plan, const char *s, size_t n); /* its offset; 0: there is no room */
 long plan_inspect(struct plan *plan, const char **what);
-/* Identity: the paths that are told relative to the keeper's directory become such as the guest's processes can use. */
-bool plan_anchor(struct plan *plan, int keeper);
+/* The path of our own that the plan tells: where it is for this process. Returns its length; 0: there is none. */
+size_t plan_path(const struct core *k, const char *text, char *to, size_t size);
 /* Maps the state file (made and sized when `make`), the record of changes. */
 long plan_map(struct core *k, const char *state, bool make);
 /* The same for a state file that is not known to be whole: by whom it is found, not by whom it is handed on. */

@@ -8,7 +8,7 @@
  * while it was known, and of a directory that is in both layers, the inode of the lower one. Layers on two devices are
  * told apart by the highest bit (xino=on). The record of changes is keyed by the upper's inode; a second entry, of
  * `device` 1, tells what holds for the lower's where that one is shown. The inode in the upper is found through the
- * keeper's working directory, a private mount of the layer: /proc/KEEPER/cwd.
+ * anchor, a process whose working directory is a private mount of the layer: /proc/ANCHOR/cwd.
  */
 #include "core/identity.h"
 
@@ -76,9 +76,8 @@ void identity_show(struct core *k, struct stat *st)
 /* The upper's own file of what is behind fd. */
 bool in_upper(struct call *c, int fd, struct stat *st)
 {
-	const char *upper = plan_text(c->core, c->core->plan->work);
 	char link[40] = "/proc/self/fd/";
-	size_t n = str_copy(c->w->text, upper, GUEST_MAX);
+	size_t n = plan_path(c->core, plan_text(c->core, c->core->plan->work), c->w->text, GUEST_MAX);
 	long r;
 
 	decimal(link + 14, (unsigned)fd);

@@ -8,7 +8,6 @@
  */
 #include "core/calls.h"
 
-#define LONGEST_HOST 1024 /* of a mount's tree */
 
 struct reader {
 	const char *at, *end;
@@ -133,24 +132,26 @@ const char *plan_parse(struct plan *plan, const char *text, size_t n, bool parti
 	return NULL;
 }
 
-bool plan_anchor(struct plan *plan, int keeper)
+/* Where the plan's state, work, or changes are; returns the length, 0 for none. For the identity layer these lie in its
+ * anchor, the working directory of a process of the container: which one, each process has from who started it. */
+size_t plan_path(const struct core *k, const char *text, char *to, size_t size)
 {
-	uint32_t *paths[] = { &plan->state, &plan->work, &plan->changes };
+	size_t n = *text && k->anchor ? fmt(to, size, "/proc/%u/cwd", k->anchor) : 0;
 
-	for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
-		char path[LONGEST_HOST + 40];
-		size_t n = fmt(path, sizeof path, "/proc/%d/cwd%s", keeper, plan->strings + *paths[i]);
-
-		if (!plan->strings[*paths[i]])
-			continue;
-		*paths[i] = n < sizeof path ? plan_string(plan, path, n) : 0;
-		if (!*paths[i])
-			return false;
-	}
-	return true;
+	return n + str_copy(to + n, text, size - n);
 }
 
-/* Looks at the trees once: whose they are, on which devices. 0 or -errno; *what is the path of the trouble. */
+/* The process whose working directory the path goes through. */
+static uint32_t anchor_of(const char *path)
+{
+	uint64_t pid = 0;
+
+	if (str_starts(path, "/proc/"))
+		for (path += 6; *path >= '0' && *path <= '9'; path++)
+			pid = pid * 10 + (unsigned)(*path - '0');
+	return str_starts(path, "/cwd/") ? (uint32_t)pid : 0;
+}
+
 /* Are inodes the same at each mount? By FUSE they are what a program makes up, by CIFS and 9p a server may. */
 static bool lasting_inodes(const char *path)
 {
@@ -165,6 +166,7 @@ static bool lasting_inodes(const char *path)
 	return true;
 }
 
+/* Looks at the trees once: whose they are, on which devices. 0 or -errno; *what is the path of the trouble. */
 long plan_inspect(struct plan *plan, const char **what)
 {
 	const struct mount *m = &plan->mounts[0];
@@ -297,6 +299,8 @@ long plan_map(struct core *k, const char *state, bool make)
 	if (r)
 		return r;
 	k->plan = (struct plan *)PLAN_AT;
+	if (!make && k->plan->options & OPT_IDENTITY)
+		k->anchor = anchor_of(state);
 	return make || k->plan->magic == PLAN_MAGIC ? 0 : -EINVAL;
 }
 
@@ -338,12 +342,12 @@ long plan_join(struct core *k, const char *state)
 
 long plan_map_changes(struct core *k, bool make)
 {
-	const char *path = plan_text(k, k->plan->changes);
+	char path[LONGEST_HOST + 40];
 	struct changes *ch = (struct changes *)CHANGES_AT;
 	bool fresh;
 	long r;
 
-	if (!*path)
+	if (!plan_path(k, plan_text(k, k->plan->changes), path, sizeof path))
 		return 0;
 	r = map_at(path, sizeof *ch, CHANGES_AT, make, &fresh);
 	if (r)

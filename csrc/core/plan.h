@@ -57,7 +57,7 @@ enum plan_options {
 
 #define LOWER_BIT ((uint64_t)1 << 63) /* of inodes: OPT_XINO */
 
-#define PLAN_MAGIC 0x334e414c504b4455ULL /* "UDKPLAN3" */
+#define PLAN_MAGIC 0x344e414c504b4455ULL /* "UDKPLAN4" */
 #define PLAN_STRINGS (60 * 1024)
 #define CACHE_TEXT 208
 #define DIR_CACHE 2048

@@ -118,15 +118,13 @@ static void copied_up(struct core *k, const char *name, size_t n, const struct r
 {
 	const struct mount *m = &k->plan->mounts[0];
 	const bool inside = k->plan->options & OPT_IDENTITY;
-	const char *upper = plan_text(k, inside ? k->plan->work : m->host);
 	char path[HOST_MAX], mark[64];
-	size_t at = strlen(upper);
+	size_t at = plan_path(k, plan_text(k, inside ? k->plan->work : m->host), path, sizeof path);
 	struct owner *o;
 	struct stat st;
 
 	if (!at || at + n + 2 > sizeof path || (e->mode & S_IFMT) == S_IFDIR)
 		return;
-	memcpy(path, upper, at);
 	path[at] = '/';
 	memcpy(path + at + 1, name, n);
 	path[at + 1 + n] = 0;

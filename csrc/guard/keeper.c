@@ -271,6 +271,14 @@ static bool set_up(struct keeper *k, struct join *join, struct failure *f)
 		if (!(p->clone_flags & CLONE_NEWNS))
 			sys_umount2(p->anchor, MNT_DETACH);
 	}
+	if (p->anchor_of) {
+		char path[32];
+		fmt(path, sizeof path, "/proc/%d/cwd", p->anchor_of);
+		long r = sys_open(path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+		if (r < 0)
+			return fail(f, FAIL_UDK, "the container's process %d cannot be joined: %s", p->anchor_of, errno_text(r));
+		k->anchor = (int)r;
+	}
 	if (p->clone_flags & CLONE_NEWNS && !ns_setup(p, f))
 		return false;
 	return !p->join || (ns_join_open(p, join, f) && ns_join_keeper(join, f));
@@ -282,6 +290,53 @@ static void keep_capabilities(uint64_t kept)
 	uint32_t header[2] = { 0x20080522, 0 }, data[6] = { (uint32_t)kept, (uint32_t)kept, 0, (uint32_t)(kept >> 32), (uint32_t)(kept >> 32), 0 };
 
 	sys_capset(header, data);
+}
+
+/* Who joins a container in a Landlock domain of its own sees no process of the first one's, so it brings one that has the
+ * layer as its working directory. Returns its number in the container; 0: there is none. */
+static int bring_anchor(struct keeper *k, const struct join *join)
+{
+	struct join theirs = *join;
+	struct failure f;
+	int ends[2], number = 0;
+
+	if (sys_pipe2(ends, O_CLOEXEC))
+		return 0;
+	long r = sys_fork();
+	if (r == 0) {
+		if (!ns_join_payload(&theirs, &f) || sys_fchdir(k->anchor))
+			sys_exit(125);
+		sys_setsid();
+		keep_capabilities(0);
+		sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+		number = (int)sys_getpid();
+		close_all_but(&ends[1], 1);
+		if (sys_write(ends[1], &number, sizeof number) != sizeof number) /* the keeper is gone */
+			sys_exit(125);
+		sys_close(ends[1]);
+		for (;;)
+			sys_ppoll(NULL, 0, NULL, NULL);
+	}
+	sys_close(ends[1]);
+	if (r > 0 && read_full(ends[0], &number, sizeof number) != sizeof number)
+		number = 0;
+	sys_close(ends[0]);
+	return number;
+}
+
+/* The word of the loader's that is empty becomes the state's path. */
+static bool use_anchor(struct keeper *k, const struct join *join, struct failure *f)
+{
+	static char path[PATH_SIZE];
+	struct plan *p = k->plan;
+	int number = bring_anchor(k, join);
+
+	if (!number || fmt(path, sizeof path, "/proc/%d/cwd%s", number, p->anchor_state) >= sizeof path)
+		return fail(f, FAIL_UDK, "the container's layer cannot be reached");
+	for (size_t i = 0; i < p->loader_words; i++)
+		if (!*p->argv[i])
+			p->argv[i] = path;
+	return true;
 }
 
 void keeper_main(struct plan *plan, int socket)
@@ -327,7 +382,6 @@ void keeper_main(struct plan *plan, int socket)
 		give_up(&k, &f);
 	}
 	if (k.anchor >= 0) {
-		sys_fchdir(k.anchor);
 		/* Who is in a Landlock domain sees only who is in it, too. */
 		if (plan->landlock) {
 			if (!confine(plan, h.tty, &f))
@@ -335,7 +389,12 @@ void keeper_main(struct plan *plan, int socket)
 			plan->landlock = 0;
 			plan->confine &= CONFINE_FDS;
 		}
-		keep_capabilities(plan->keep_caps);
+		if (plan->join && !use_anchor(&k, &join, &f))
+			give_up(&k, &f);
+		if (!plan->join) {
+			sys_fchdir(k.anchor);
+			keep_capabilities(plan->keep_caps);
+		}
 	}
 	message_send(socket, MSG_STARTING, (int)sys_getpid(), NULL, 0, -1);
 	/* vfork semantics: when this returns here, the payload's exec has happened or has failed and said so. */

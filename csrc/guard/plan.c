@@ -7,7 +7,7 @@ enum field {
 	F_ARG, F_ENV, F_PROGRAM, F_CWD, F_NULL_STDIN, F_TTY, F_LIMIT, F_SIGMASK, F_DEFAULTS, F_NEW_PRIVILEGES, F_IDS,
 	F_GROUP, F_KEEP_CAPS, F_COOKIE, F_TIMEOUT, F_STOP_SIGNAL, F_STATS, F_REMOVE, F_UNLINK, F_FALLBACK,
 	F_CLONE, F_MAP_UID, F_MAP_GID, F_MAP_TOOLS, F_LOWER, F_UPPER, F_PLAIN, F_HOSTNAME, F_LOOPBACK, F_DRY, F_JOIN, F_STAGE,
-	F_OVER, F_LOADER, F_ANCHOR, F_XINO, F_LAST_OUT, F_SHARE, F_HOLD, F_REPORT, F_CONFINE, F_KEEP_FD, F_LANDLOCK, F_LANDLOCK_PATH, F_GATE, F_THROUGH,
+	F_OVER, F_LOADER, F_ANCHOR, F_ANCHOR_OF, F_XINO, F_LAST_OUT, F_SHARE, F_HOLD, F_REPORT, F_CONFINE, F_KEEP_FD, F_LANDLOCK, F_LANDLOCK_PATH, F_GATE, F_THROUGH,
 	F_OP,
 };
 
@@ -50,6 +50,7 @@ static const struct {
 	{ "over", F_OVER, 2, 0 },
 	{ "loader", F_LOADER, 2, 0 },
 	{ "anchor", F_ANCHOR, 1, 0 },
+	{ "anchor-of", F_ANCHOR_OF, 2, 0 },
 	{ "xino", F_XINO, 0, 0 },
 	{ "last-out", F_LAST_OUT, 1, 0 },
 	{ "share", F_SHARE, 1, 0 },
@@ -191,6 +192,10 @@ static bool take(struct plan *p, enum field field, char **a)
 		p->loader_words = number(a[1], 10, 8, &v) ? v : 0;
 		return a[0][0] == '/' && p->loader_words;
 	case F_ANCHOR: p->anchor = a[0]; return a[0][0] == '/';
+	case F_ANCHOR_OF:
+		p->anchor_of = number(a[0], 10, INT32_MAX, &v) ? (int)v : 0;
+		p->anchor_state = a[1];
+		return p->anchor_of > 0 && a[1][0] == '/';
 	case F_XINO: p->xino = true; return true;
 	case F_LAST_OUT: p->last_out = number(a[0], 10, INT32_MAX, &v) ? (int)v : -1; return p->last_out > 2;
 	case F_SHARE: p->share = number(a[0], 10, INT32_MAX, &v) ? (int)v : -1; return p->share > 2;

@@ -65,6 +65,8 @@ struct plan {
 	const char *cwd;
 	const char *loader;    /* host path of the program that starts the payload, whose argv begins after loader_words */
 	size_t loader_words;
+	int anchor_of;         /* of who joins: the keeper (the host's number) whose directory it takes along; 0: none */
+	const char *anchor_state; /* where the state is in it */
 	const char *anchor;    /* directory that is the keeper's, and so reachable by processes of the container, or NULL */
 	bool null_stdin, tty;
 	struct {

@@ -126,11 +126,11 @@ static void remember_program(struct call *c, uint32_t generation, const char *pa
 }
 
 /* What tells the next incarnation what it must know, before the guest's argv: PREFIX words. */
-static void prefix(const struct core *k, const char **v, const char *guest, const char *host, const char *interpreter, const char *ids,
-		   const char *flags)
+static void prefix(const struct core *k, const char **v, const char *state, const char *guest, const char *host, const char *interpreter,
+		   const char *ids, const char *flags)
 {
 	v[0] = PREFIX_MARK;
-	v[1] = plan_text(k, k->plan->state);
+	v[1] = state;
 	v[2] = guest;
 	v[3] = host;
 	v[4] = interpreter;
@@ -145,6 +145,7 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 	struct program *g = &c->w->program;
 	struct place *p = &c->w->a;
 	struct ids *ids = &c->w->ids;
+	const char *state = plan_text(k, k->plan->state);
 	const char **v;
 	size_t size = 0;
 	long n, n_env = 0, at = PREFIX, r;
@@ -212,7 +213,12 @@ long do_exec(struct call *c, int dfd, const void *path, const void *argv, const 
 		if (is_error((long)v))
 			return -ENOMEM;
 	}
-	prefix(k, v, p->guest, p->host, c->w->b.found && whole(&c->w->b) ? c->w->b.host : "", g->ids, g->flags);
+	if (k->anchor) {
+		if (plan_path(k, state, g->state, sizeof g->state) >= sizeof g->state)
+			return -ENAMETOOLONG;
+		state = g->state;
+	}
+	prefix(k, v, state, p->guest, p->host, c->w->b.found && whole(&c->w->b) ? c->w->b.host : "", g->ids, g->flags);
 	for (int i = 0; i < g->n_head; i++, at++) {
 		v[at] = g->head[i] ? g->head[i] : "";
 		if (!g->head[i] && n && word(c, argv, 0, &v[at]))
@@ -293,7 +299,7 @@ bool exec_again(const unsigned long a[6], long *r)
 	long n;
 
 	since_fork.touched = true;
-	if (k->root_len || judged(k) || ids->n_groups > 8 || (self.vfork.pid && self.vfork.pid == (int)sys_getpid()) || !fast_take(f))
+	if (k->root_len || k->anchor || judged(k) || ids->n_groups > 8 || (self.vfork.pid && self.vfork.pid == (int)sys_getpid()) || !fast_take(f))
 		return false;
 	n = guest_str(f->path, (void *)a[0], sizeof f->path);
 	if (n > 0 && f->path[0] == '/' && cache_program(k, f->path, (size_t)n, f->paths) == KNOWN_WELL && fast_args(f, (void *)a[1]) &&
@@ -304,7 +310,7 @@ bool exec_again(const unsigned long a[6], long *r)
 		if (!*interpreter || fast_host(k, f->interpreter, interpreter)) {
 			ids_text(ids, f->ids, sizeof f->ids);
 			flags_text(f->flags, sizeof f->flags, 0, false, f->path);
-			prefix(k, f->v, f->paths, f->host, f->interpreter, f->ids, f->flags);
+			prefix(k, f->v, plan_text(k, k->plan->state), f->paths, f->host, f->interpreter, f->ids, f->flags);
 			trace_before_exec();
 			*r = sys_execve(plan_text(k, k->plan->loader), (char *const *)(uintptr_t)f->v, (char *const *)a[2]);
 			f->by = 0;

@@ -69,7 +69,8 @@ static void read_plan(int fd, bool partial)
 static void make_plan(void)
 {
 	struct call c = { .core = &self.core };
-	const char *what;
+	char state[LONGEST_HOST + 40];
+	const char *what = "this engine";
 	size_t at;
 	long r;
 
@@ -81,12 +82,13 @@ static void make_plan(void)
 			fail(r == -EXDEV ? "inside a container of the trap engine, this lies in both layers of it; give it a volume:"
 					 : "inside a container of the trap engine:", what, r);
 	}
-	if (plan.options & OPT_IDENTITY && !plan_anchor(&plan, (int)sys_getppid()))
-		fail("the plan's description", "is too long", 0);
+	if (plan.options & OPT_IDENTITY)
+		self.core.anchor = (uint32_t)sys_getppid();
 	r = plan_inspect(&plan, &what);
 	if (r)
 		fail("the root directory", what, r);
-	what = plan.strings + plan.state;
+	what = state;
+	plan_path(&self.core, plan.strings + plan.state, state, sizeof state);
 	r = plan_map(&self.core, what, true);
 	if (r)
 		fail("the state file", what, r);

@@ -130,9 +130,5 @@ class Engine:
         """The program that runs ``spec`` inside the running container whose first process is ``pid``."""
         raise NotImplementedError
 
-    def shares(self, spec: RunSpec) -> bool:
-        """Whether a further run of a named container, running as ``spec``, has all that the first has."""
-        return True
-
     def cleanup(self, spec: RunSpec) -> None:
         """Removes what :meth:`prepare` made. Idempotent: the sweeper calls it for containers that died."""

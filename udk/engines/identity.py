@@ -119,26 +119,25 @@ def _home(spec: RunSpec) -> str:
     return home if home and os.path.isdir(home) else ""  # else of an earlier run
 
 
-def shared(spec: RunSpec) -> bool:
-    """Whether a further command in the running container of ``spec`` has the layer, too, if it has it: a
-    confined one is in a Landlock domain of its own, from which the state cannot be reached."""
-    return not (spec.confine and _home(spec))
-
-
-def join(spec: RunSpec, launch: Launch, keeper: int) -> Launch:
+def join(spec: RunSpec, launch: Launch, keeper: int, inside: int) -> Launch:
     """The launch of a further command in a container, with the layer if the container has it. ``keeper`` is
-    the process id of the keeper as the container's processes know it."""
+    the process id of the container's keeper, ``inside`` the one that the container's processes know."""
     from udk.engines.plan import to_descriptor
     from udk.engines.trap import LOADER, _encode
 
     home = _home(spec)
-    if not home or not shared(spec):
+    if not home:
         return launch
     fd = to_descriptor(_encode(_who(spec)))
     copy = f"{home}/udk-trap"
     loader = copy if os.path.exists(copy) else os.path.realpath(LOADER)
     plan = [*launch.plan, ("loader", loader, "4")]
-    state = f"/proc/{keeper}/cwd/{os.path.basename(home)}/state"
+    state = f"/{os.path.basename(home)}/state"
+    if any(op[0] == "landlock" for op in plan):  # from a domain of its own the keeper cannot be looked at
+        plan += [("anchor-of", str(keeper), state), ("keep-fd", str(fd))]
+        state = ""
+    else:
+        state = f"/proc/{inside}/cwd{state}"
     return Launch(
         [LOADER, "join", state, str(fd), *launch.argv], launch.env, fds=(*launch.fds, fd), plan=tuple(plan)
     )

@@ -110,10 +110,7 @@ class NamespaceEngine(Engine):
             plan += _ids(spec)
         plan += _confined(spec)
         launch = Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
-        return identity.join(spec, launch, 1 if spec.pid == "private" else first)
-
-    def shares(self, spec: RunSpec) -> bool:
-        return identity.shared(spec)
+        return identity.join(spec, launch, first, 1 if spec.pid == "private" else first)
 
     def cleanup(self, spec: RunSpec) -> None:
         identity.cleanup(spec)

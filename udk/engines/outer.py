@@ -121,10 +121,7 @@ class OuterEngine(Engine):
             plan += _ids(spec)
         plan += _confined(spec)
         launch = Launch(list(spec.argv), dict(spec.env), plan=tuple(plan))
-        return identity.join(spec, launch, _pid_inside(keeper))
-
-    def shares(self, spec: RunSpec) -> bool:
-        return identity.shared(spec)
+        return identity.join(spec, launch, keeper, _pid_inside(keeper))
 
     def cleanup(self, spec: RunSpec) -> None:
         identity.cleanup(spec)

@@ -353,14 +353,7 @@ def _join_if_running(
             return
         if now.holder() is not None:
             raise in_use(now)
-        first = by_name(now.record["run"]["engine"])
-        _has_what_is_asked(now, options, first)
-        if not first.shares(now.run_spec):
-            raise InUseError(
-                f"container {now.name or now.id[:12]} is running, confined, with owners of its own (engine "
-                f"{first.name}), which a further run could not have",
-                "wait for its end, or give both --engine trap",
-            )
+        _has_what_is_asked(now, options, by_name(now.record["run"]["engine"]))
         lock = _joined(now)
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
