@@ -201,11 +201,30 @@ long address_in(struct call *c, const void *from, unsigned long len, bool make, 
 	return 1;
 }
 
-void address_out(struct call *c, struct address *a)
+long socket_name(struct call *c)
 {
 	const char *dir = plan_text(c->core, c->core->plan->sockets);
-	size_t d = strlen(dir), n;
+	char *text = c->w->text, *other = c->w->other;
+	size_t d = strlen(dir), n = strlen(text);
+	long r;
+
+	if (d && n > d + 8 && str_starts(text, dir) && text[d] == '/' && text[d + 7] == '/') {
+		text[d + 7] = 0;
+		r = sys_readlinkat(AT_FDCWD, text, other, GUEST_MAX);
+		text[d + 7] = '/';
+		if (r > 0) {
+			memmove(text + r, text + d + 7, n - d - 7 + 1);
+			memcpy(text, other, (size_t)r);
+			n = (size_t)r + n - d - 7;
+		}
+	}
+	return text[0] == '/' ? show_path(c->core, text, n) : -ENOENT;
+}
+
+void address_out(struct call *c, struct address *a)
+{
 	char *text = c->w->text;
+	size_t n;
 	long r;
 
 	if (a->len <= 3 || a->len > 2 + UN_MAX + 1 || a->family != AF_UNIX_ || !a->path[0])
@@ -213,19 +232,7 @@ void address_out(struct call *c, struct address *a)
 	n = MIN(a->len - 2, UN_MAX);
 	memcpy(text, a->path, n);
 	text[n] = 0;
-	n = strlen(text);
-	if (d && n > d + 8 && str_starts(text, dir) && text[d] == '/' && text[d + 7] == '/') {
-		text[d + 7] = 0;
-		r = sys_readlinkat(AT_FDCWD, text, c->w->other, GUEST_MAX);
-		if (r > 0) {
-			memmove(text + r, a->path + d + 7, n - d - 7 + 1);
-			memcpy(text, c->w->other, (size_t)r);
-			n = (size_t)r + n - d - 7;
-		}
-	}
-	if (text[0] != '/')
-		return;
-	r = show_path(c->core, text, n);
+	r = socket_name(c);
 	if (r < 0 || r >= UN_MAX)
 		return;
 	memcpy(a->path, text, (size_t)r + 1);

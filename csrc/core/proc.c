@@ -1,5 +1,6 @@
 /* /proc as the guest should see it: its own paths in links, maps and mounts, and nothing of the engine. */
 #include "core/kept.h"
+#include "core/sock.h"
 
 /* "/PID/task/TID/leaf" -> pid and leaf. */
 static const char *split(const struct core *k, const struct place *p, uint64_t *pid)
@@ -408,6 +409,31 @@ static long memory_table(struct call *c, int in, int out, bool joined)
 	return r ? r : ranges_end(&ranges);
 }
 
+/* net/unix: sockets by the names that the guest gave them. */
+static long socket_table(struct call *c, int in, int out)
+{
+	struct lines *l = line_memory(c);
+	char *line, *to = c->w->rest;
+	long r = 0;
+
+	l->fd = in;
+	l->at = l->have = 0;
+	while (!r && (line = next_line(l))) {
+		char *name = str_chr(line, '/');
+		size_t n, before = name ? (size_t)(name - line) : 0;
+
+		if (before && before < 128 && name[-1] == ' ' && str_copy(c->w->text, name, GUEST_MAX) < GUEST_MAX && socket_name(c) >= 0) {
+			memcpy(to, line, before);
+			n = before + fmt(to + before, GUEST_MAX, "%s\n", c->w->text);
+		} else {
+			n = str_copy(to, line, sizeof c->w->rest - 1);
+			to[n++] = '\n';
+		}
+		r = write_all(out, to, n);
+	}
+	return r;
+}
+
 bool ids_of(struct call *c, uint64_t pid, struct ids *ids)
 {
 	const struct plan *plan = c->core->plan;
@@ -474,7 +500,7 @@ long open_shown(struct call *c, struct place *p, int flags, long *result)
 {
 	uint64_t pid;
 	const char *leaf = split(c->core, p, &pid);
-	bool info, maps, ids;
+	bool info, maps, ids, sockets;
 	long in, out, r;
 
 	if (!leaf || flags & (O_PATH | O_DIRECTORY) || p->self)
@@ -482,14 +508,19 @@ long open_shown(struct call *c, struct place *p, int flags, long *result)
 	info = str_eq(leaf, "mountinfo");
 	maps = str_eq(leaf, "maps") || str_eq(leaf, "smaps") || str_eq(leaf, "numa_maps");
 	ids = str_eq(leaf, "status") && c->core->plan->options & OPT_OWNERS;
-	if (!info && !maps && !ids && !str_eq(leaf, "mounts"))
+	sockets = str_eq(leaf, "net/unix");
+	if (!info && !maps && !ids && !sockets && !str_eq(leaf, "mounts"))
 		return 0;
 	place_host(c, p, LAYER_PLAIN);
 	in = sys_openat(p->dfd, p->host, O_RDONLY | O_CLOEXEC, 0);
 	if (in < 0)
 		return *result = in, 1;
 	out = blank(c);
-	r = out < 0 ? out : maps ? memory_table(c, (int)in, (int)out, str_eq(leaf, "maps")) : ids ? status(c, pid, (int)in, (int)out) : mount_table(c, (int)out, info);
+	r = out < 0   ? out
+	    : maps    ? memory_table(c, (int)in, (int)out, str_eq(leaf, "maps"))
+	    : ids     ? status(c, pid, (int)in, (int)out)
+	    : sockets ? socket_table(c, (int)in, (int)out)
+		      : mount_table(c, (int)out, info);
 	sys_close((int)in);
 	if (!r)
 		r = sys_lseek((int)out, 0, SEEK_SET);

@@ -19,6 +19,8 @@ struct address {
 long address_in(struct call *c, const void *from, unsigned long len, bool make, struct address *a);
 /* What the guest sees of an address that the kernel gave. */
 void address_out(struct call *c, struct address *a);
+/* The same of a name in the work's `text`; its length there, or -errno: the guest has no name for it. */
+long socket_name(struct call *c);
 /* A message's process, user and group: the guest's ids become the caller's, and back. -EPERM: they are not the sender's. */
 long credentials_change(struct call *c, uint32_t ids[3], bool out);
 

@@ -17,6 +17,20 @@ static void check_name(int fd, int peer, const char *want)
 	CHECK(!strcmp(u.sun_path, want) && n == offsetof(struct sockaddr_un, sun_path) + strlen(want) + 1);
 }
 
+static int in_table(const char *path)
+{
+	FILE *f = fopen("/proc/net/unix", "r");
+	char line[400], *at;
+	int seen = 0;
+	CHECK(f);
+	while (f && fgets(line, sizeof line, f))
+		if ((at = strchr(line, '/')))
+			seen |= !strncmp(at, path, strlen(path)) && at[strlen(path)] == '\n';
+	if (f)
+		fclose(f);
+	return seen;
+}
+
 static void stream(const char *path)
 {
 	struct sockaddr_un u = name(path);
@@ -24,6 +38,7 @@ static void stream(const char *path)
 	socklen_t n = sizeof u;
 	CHECK(bind(s, (void *)&u, sizeof u) == 0 && there(path) && listen(s, 1) == 0);
 	check_name(s, 0, path);
+	CHECK(in_table(path));
 	CHECK(connect(c, (void *)&u, sizeof u) == 0);
 	check_name(c, 1, path);
 	a = accept(s, (void *)&u, &n);
