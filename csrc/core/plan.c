@@ -267,6 +267,16 @@ long plan_place_mounts(struct call *c, const char **what)
 }
 
 /* Opens, or makes, a file that is mapped whole at a fixed address. */
+/* Beyond its limit the kernel does not only refuse, it sends a signal that ends us without a word. */
+static long make_size(int fd, size_t size)
+{
+	struct rlimit64 most;
+
+	if (!sys_prlimit(0, 1 /* RLIMIT_FSIZE */, NULL, &most) && most.rlim_cur < size)
+		return -EFBIG;
+	return sys_ftruncate(fd, (int64_t)size);
+}
+
 static long map_at(const char *path, size_t size, unsigned long at, bool make, bool *fresh)
 {
 	struct stat st;
@@ -280,7 +290,7 @@ static long map_at(const char *path, size_t size, unsigned long at, bool make, b
 		r = sys_fstat((int)fd, &st);
 		*fresh = !r && st.st_size == 0;
 		if (!r && (size_t)st.st_size < size)
-			r = sys_ftruncate((int)fd, (int64_t)size);
+			r = make_size((int)fd, size);
 		if (r) {
 			sys_close((int)fd);
 			return r;

@@ -91,13 +91,13 @@ static void make_plan(void)
 	plan_path(&self.core, plan.strings + plan.state, state, sizeof state);
 	r = plan_map(&self.core, what, true);
 	if (r)
-		fail("the state file", what, r);
+		fail(r == -EFBIG ? "the limit of file sizes (ulimit -f) is too low for" : "the state file", what, r);
 	at = PLAN_STRINGS - plan.strings_used; /* before that there is nothing */
 	memcpy((char *)self.core.plan + at, (const char *)&plan + at, offsetof(struct plan, generation) - at);
 	self.core.plan->generation = 1;
 	r = plan_map_changes(&self.core, true);
 	if (r)
-		fail("the record of changes", plan.strings + plan.changes, r);
+		fail(r == -EFBIG ? "the limit of file sizes (ulimit -f) is too low for" : "the record of changes", plan.strings + plan.changes, r);
 	r = owner_load_record(&self.core);
 	if (r)
 		fail("the image's record", plan.strings + plan.record, r);

@@ -214,6 +214,8 @@ def _confined(spec: RunSpec, home: str, *fds: int) -> list[tuple[str, ...]]:
 def _loader(home: str) -> str:
     """The engine's program where it can be executed: as installed, or a copy beside the state."""
     path = os.path.realpath(LOADER)
+    if not os.path.exists(path):
+        raise EngineError(f"{LOADER} is not there", "install udk anew, with a C compiler at hand")
     if not os.statvfs(path).f_flag & _ST_NOEXEC:
         return path
     if os.statvfs(home).f_flag & _ST_NOEXEC:
