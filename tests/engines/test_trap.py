@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.conftest import add_libraries
 from tests.engines.conftest import SYSTEM, Box, as_root, marked, wait_until
 from tests.support.needs import needs
 from udk.engines.guard import spawn
@@ -330,6 +331,27 @@ def test_programs_of_the_image_are_known(shell: Box, tmp_path: Path) -> None:
     )
     looks = [sum("newfstatat" in line and "/proc" not in line for line in log) for log in (first, last)]
     assert looks[0] == looks[1]  # what it asks /proc at its start is its own affair
+
+
+@needs("busybox", "cc", "ldd", "readelf")
+def test_a_program_is_known_by_its_interpreter_too(shell: Box, tmp_path: Path) -> None:
+    """By one with a long name, too, which is found another way: where it is removed the program does not run.
+
+    Their directory is of both layers by then: removing a name there is all that happens."""
+    root = Path(shell.lower)
+    true = root / "bin/dynamic"
+    (tmp_path / "true.c").write_text("int main(void) { return 0; }\n")
+    subprocess.run(["cc", "-o", str(true), str(tmp_path / "true.c")], check=True)
+    add_libraries(true, root)
+    library = next(path for path in (root / "lib64").iterdir() if path.name.startswith("ld-"))
+    for name in ("/lib64/ld", "/lib64/" + 130 * "l"):
+        shutil.copy(library, root / name[1:])
+        command = ["cc", f"-Wl,--dynamic-linker={name}", "-o", str(true), str(tmp_path / "true.c")]
+        subprocess.run(command, check=True)
+        often = "touch /lib64/new; for i in 1 2 3 4 5; do /bin/dynamic; echo $?; done; "
+        assert script(shell, often + f"rm {name}; /bin/dynamic 2>&-; echo $?", root=layer(shell)) == (
+            "0\n" * 5 + "127\n"
+        ), name
 
 
 FAULTS = r"""
