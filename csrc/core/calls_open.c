@@ -345,10 +345,10 @@ static long do_open(struct call *c, int dfd, const void *path, long flags, unsig
 {
 	struct place *p = &c->w->a;
 
+	if (flags & O_PATH) /* the kernel looks at nothing else, O_TMPFILE included */
+		flags &= O_PATH | O_NOFOLLOW | O_DIRECTORY | O_CLOEXEC;
 	if ((flags & O_TMPFILE) == O_TMPFILE && flags & TMPFILE_BIT)
 		return open_tmpfile(c, dfd, path, flags, mode, p);
-	if (flags & O_PATH)
-		flags &= O_PATH | O_NOFOLLOW | O_DIRECTORY | O_CLOEXEC;
 	if (writes(flags) || flags & O_CREAT)
 		return open_write(c, dfd, path, flags, mode, p);
 	return open_read(c, dfd, path, flags, p);

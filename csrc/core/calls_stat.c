@@ -8,6 +8,23 @@
 #define MNT_ID_AT 0x90
 #define ATTR_MOUNT_ROOT 0x2000
 
+/* What a link of /proc leads to is the kernel's to say; where that is a directory with a name, it is shown by its name. */
+static void by_name(struct call *c, struct place *p)
+{
+	struct place *q = &c->w->b;
+	char *text = c->w->onward;
+	long n;
+
+	if (!p->magic || (p->st.st_mode & S_IFMT) != S_IFDIR || !(c->core->plan->mounts[0].flags & MOUNT_UNION))
+		return;
+	n = proc_readlink(c, p, text);
+	if (n <= 0 || n >= GUEST_MAX)
+		return;
+	text[n] = 0;
+	if (!find_text(c, AT_FDCWD, text, FOLLOW, q) && q->st.st_ino == p->st.st_ino && q->st.st_dev == p->st.st_dev)
+		memcpy(p, q, sizeof *p);
+}
+
 /* The lstat or stat of a guest path, in p->st as the host has it. */
 static long stat_path(struct call *c, int dfd, const void *path, bool nofollow, struct place *p)
 {
@@ -19,8 +36,11 @@ static long stat_path(struct call *c, int dfd, const void *path, bool nofollow, 
 		r = p->magic ? sys_fstatat(p->dfd, p->host, &p->st, AT_SYMLINK_NOFOLLOW) : lookup(c, p);
 	if (!r && p->slash && (p->st.st_mode & S_IFMT) != S_IFDIR)
 		return -ENOTDIR;
-	if (!r && !nofollow && (p->st.st_mode & S_IFMT) == S_IFLNK)
-		return find(c, dfd, path, FOLLOW, p);
+	if (!r && !nofollow && (p->st.st_mode & S_IFMT) == S_IFLNK) {
+		r = find(c, dfd, path, FOLLOW, p);
+		if (!r)
+			by_name(c, p);
+	}
 	return r;
 }
 

@@ -291,7 +291,9 @@ CASE(unnamed_file)
 	static const mode_t modes[] = { 06711, 0, 01400, 0200 };
 	struct stat s;
 	char p[64];
-	int fd = open(".", O_TMPFILE | O_RDWR, 0644);
+	int fd = open(".", O_TMPFILE | O_RDWR | O_PATH, 0644);
+	CHECK(fd >= 0 && fstat(fd, &s) == 0 && S_ISDIR(s.st_mode)); /* of which O_PATH leaves nothing */
+	fd = open(".", O_TMPFILE | O_RDWR, 0644);
 	if (fd < 0 && errno == EOPNOTSUPP)
 		return;
 	CHECK(fd >= 0 && write(fd, "tmp", 3) == 3);

@@ -2,6 +2,8 @@
  * The image has /lower: dir/{one,two,sub/deep}, gone/deep/f, file, link and kept-link -> file, empty/, hard (two names: hard2), ro (0444). */
 #include "case.h"
 
+#include <linux/stat.h>
+#include <sys/syscall.h>
 #include <sys/xattr.h>
 
 #define L "/lower"
@@ -48,6 +50,30 @@ CASE(union_write_and_append)
 	CHECK(fstat(fd, &b) == 0 && a.st_ino == b.st_ino);
 	CHECK(read(old, buf, sizeof buf) >= 5);
 	CHECK(listed(L, "file") == 1 && same(L "/kept-link", "lower+"));
+}
+
+CASE(directories_by_links_of_proc)
+{
+	const char *dirs[] = { "/", L, L "/empty", "/tmp", "/proc" };
+	put(L "/new-beside", "");
+	for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) {
+		char link[64];
+		struct stat a, b;
+		struct statx x;
+		int fd = open(dirs[i], O_RDONLY | O_DIRECTORY);
+		CHECK(fd >= 0 && stat(dirs[i], &a) == 0);
+		for (int other = 0; other < 2; other++) {
+			snprintf(link, sizeof link, other ? "/proc/self/fd/%d" : "/dev/fd/%d", fd);
+			CHECK(stat(link, &b) == 0 && a.st_ino == b.st_ino && a.st_dev == b.st_dev && a.st_nlink == b.st_nlink);
+			if (syscall(SYS_statx, AT_FDCWD, link, 0, STATX_BASIC_STATS, &x) == 0)
+				CHECK(x.stx_ino == a.st_ino && x.stx_nlink == a.st_nlink);
+			else
+				CHECK(errno == ENOSYS);
+			CHECK(lstat(link, &b) == 0 && S_ISLNK(b.st_mode));
+		}
+		close(fd);
+	}
+	CHECK(unlink(L "/new-beside") == 0);
 }
 
 CASE(union_truncate_and_times)
