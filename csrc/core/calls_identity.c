@@ -432,8 +432,10 @@ static long moved(struct call *c, long afd, const void *from, long bfd, const vo
 	if (one && !SC4(__NR_newfstatat, afd, from, &is, follow) && is.st_ino == st.st_ino)
 		return 0;
 	owner_left(&leaving);
-	if (known_from && !noted_in_upper(k, &st))
-		goes_along(c, bfd, to, &before);
+	if (known_from && !noted_in_upper(k, &st)) { /* a link's new name shows the upper's inode, the old one the image's */
+		bool old = how == ADDS && follow == AT_SYMLINK_NOFOLLOW;
+		goes_along(c, old ? afd : bfd, old ? from : to, &before);
+	}
 	if (how == EXCHANGES && known_to && (target.st_mode & S_IFMT) != S_IFDIR && !noted_in_upper(k, &target))
 		goes_along(c, afd, from, &other);
 	return 0;

@@ -54,8 +54,10 @@ static long alias(struct call *c, const char *host, size_t n, char *to)
 		return -ENAMETOOLONG;
 	for (int again = 0;; again++) {
 		long e = sys_symlinkat(c->w->text, AT_FDCWD, to);
-		if (e == -ENOENT && !again && !sys_mkdirat(AT_FDCWD, dir, 0700))
+		if (e == -ENOENT && !again && !sys_mkdirat(AT_FDCWD, dir, 0700)) {
+			sys_fchmodat(AT_FDCWD, dir, 0700); /* whatever the guest's umask */
 			continue;
+		}
 		return !e || e == -EEXIST ? r : e;
 	}
 }

@@ -120,6 +120,8 @@ bool entries_of(struct call *c, int fd, const struct owner *before, struct entri
 			e->shown = owner_change(k, DEV_LOWER, ino, true, true);
 			if (e->own && (st.st_mode & S_IFMT) != S_IFDIR)
 				e->own->origin = ino;
+		} else if (e->own && e->own->origin && (st.st_mode & S_IFMT) != S_IFDIR) { /* by the name it was linked from */
+			e->shown = owner_change(k, DEV_LOWER, e->own->origin, true, true);
 		}
 	}
 	if (!e->own)

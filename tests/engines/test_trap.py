@@ -354,6 +354,37 @@ def test_a_program_is_known_by_its_interpreter_too(shell: Box, tmp_path: Path) -
         ), name
 
 
+AGENT = r"""
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+int main(int argc, char **argv)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX };
+
+	snprintf(name.sun_path, sizeof name.sun_path, "%s", argv[argc - 1]);
+	umask(0177);
+	if (bind(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&name, sizeof name)) {
+		perror("bind");
+		return 1;
+	}
+	return 0;
+}
+"""
+
+
+@needs("busybox", "cc")
+def test_a_socket_behind_a_long_host_path_under_a_narrow_umask(shell: Box, tmp_path: Path) -> None:
+    """As ssh-agent makes it. The directory of the short names, made for the first of them, is usable."""
+    (tmp_path / "agent.c").write_text(AGENT)
+    agent = ["cc", "-O1", "-static", "-o", f"{shell.lower}/bin/agent", str(tmp_path / "agent.c")]
+    subprocess.run(agent, check=True)
+    name = "/tmp/" + 60 * "s"
+    assert script(shell, f"/bin/agent {name} && stat -c '%a %F' {name}", root=layer(shell)) == "600 socket\n"
+
+
 FAULTS = r"""
 #include <stdio.h>
 #include <stdlib.h>
