@@ -155,7 +155,8 @@ static int below(struct call *c, int dfd, const char *path, size_t n, struct pla
 		p->dfd = dfd;
 		if (!inside && note_get(k, dfd, &dev, &ino) && !cache_below(k, dev, ino, path, n, &known))
 			cache_keep_below(k, generation, dev, ino, path, n, p);
-	} else if (dfd != AT_FDCWD && inside >= 0) { /* the path is used without the descriptor: is it what was noted? */
+	}
+	if (dfd != AT_FDCWD && inside >= 0) { /* the path may be used without the descriptor: is it what was noted? */
 		struct stat *st = &base->st;
 
 		if (note_get(k, dfd, &dev, &ino) && (sys_fstatat(dfd, "", st, AT_EMPTY_PATH) || st->st_dev != dev || st->st_ino != ino))
