@@ -309,8 +309,8 @@ long plan_map(struct core *k, const char *state, bool make)
 	if (r)
 		return r;
 	k->plan = (struct plan *)PLAN_AT;
-	if (!make && k->plan->options & OPT_IDENTITY)
-		k->anchor = anchor_of(state);
+	if (!make)
+		k->anchor = k->plan->options & OPT_IDENTITY ? anchor_of(state) : 0;
 	return make || k->plan->magic == PLAN_MAGIC ? 0 : -EINVAL;
 }
 

@@ -82,8 +82,7 @@ static void make_plan(void)
 			fail(r == -EXDEV ? "inside a container of the trap engine, this lies in both layers of it; give it a volume:"
 					 : "inside a container of the trap engine:", what, r);
 	}
-	if (plan.options & OPT_IDENTITY)
-		self.core.anchor = (uint32_t)sys_getppid();
+	self.core.anchor = plan.options & OPT_IDENTITY ? (uint32_t)sys_getppid() : 0; /* of a nested one it was the outer one's */
 	r = plan_inspect(&plan, &what);
 	if (r)
 		fail("the root directory", what, r);
