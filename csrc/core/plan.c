@@ -354,11 +354,14 @@ long plan_map_changes(struct core *k, bool make)
 {
 	char path[LONGEST_HOST + 40];
 	struct changes *ch = (struct changes *)CHANGES_AT;
+	size_t n = plan_path(k, plan_text(k, k->plan->changes), path, sizeof path);
 	bool fresh;
 	long r;
 
-	if (!plan_path(k, plan_text(k, k->plan->changes), path, sizeof path))
+	if (!n)
 		return 0;
+	if (n >= sizeof path)
+		return -ENAMETOOLONG;
 	r = map_at(path, sizeof *ch, CHANGES_AT, make, &fresh);
 	if (r)
 		return r;

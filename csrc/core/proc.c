@@ -424,7 +424,8 @@ static long socket_table(struct call *c, int in, int out)
 
 		if (before && before < 128 && name[-1] == ' ' && str_copy(c->w->text, name, GUEST_MAX) < GUEST_MAX && socket_name(c) >= 0) {
 			memcpy(to, line, before);
-			n = before + fmt(to + before, GUEST_MAX, "%s\n", c->w->text);
+			n = fmt(to + before, GUEST_MAX, "%s\n", c->w->text);
+			n = before + MIN(n, (size_t)GUEST_MAX - 1);
 		} else {
 			n = str_copy(to, line, sizeof c->w->rest - 1);
 			to[n++] = '\n';

@@ -87,7 +87,8 @@ static void make_plan(void)
 	if (r)
 		fail("the root directory", what, r);
 	what = state;
-	plan_path(&self.core, plan.strings + plan.state, state, sizeof state);
+	if (plan_path(&self.core, plan.strings + plan.state, state, sizeof state) >= sizeof state)
+		fail("the state file", what, -ENAMETOOLONG);
 	r = plan_map(&self.core, what, true);
 	if (r)
 		fail(r == -EFBIG ? "the limit of file sizes (ulimit -f) is too low for" : "the state file", what, r);
