@@ -1,7 +1,8 @@
 /* Names of AF_UNIX sockets, in and out, and the credentials that travel with messages.
  *
  * A host path is longer than the guest's: where it exceeds sun_path, the socket is named through a short link to its
- * directory, kept in one private directory of the container; the link is read to turn the name back.
+ * directory, kept in one private directory of the container; the link is read to turn the name back. A last name that does
+ * not fit beside that is reached by a link to the socket itself; it is bound by a name that fits, which is then changed.
  */
 #include "core/sock.h"
 
@@ -15,6 +16,9 @@
 #define AF_NETLINK_ 16
 #define NETLINK_AUDIT_ 9
 #define SO_PEERCRED_ 17
+
+#define BRIEF "/.udk-" /* how a name begins that a socket is bound by when its own is too long; six digits follow */
+#define DIGITS 6
 
 struct message { /* the kernel's msghdr */
 	uint64_t name;
@@ -39,7 +43,7 @@ long call_socket(struct call *c)
 	return options & OPT_NO_NETWORK && (int)c->a[0] != AF_UNIX_ ? -EACCES : call_raw(c);
 }
 
-/* Names the directory part of `host` (its first n bytes) by a link. Writes the link's path; its length. */
+/* Names `host` (its first n bytes) by a link. Writes the link's path; its length. */
 static long alias(struct call *c, const char *host, size_t n, char *to)
 {
 	const char *dir = plan_text(c->core, c->core->plan->sockets);
@@ -130,6 +134,29 @@ static bool as_given(struct place *p, char *given)
 	       stat_parent(p->dfd, p->host, b, &here) && there.st_dev == here.st_dev && there.st_ino == here.st_ino;
 }
 
+/* The last name does not fit after its directory's link, the first r bytes of `a`. */
+static long long_name(struct call *c, struct place *p, bool make, size_t r, struct address *a)
+{
+	char name[UN_MAX];
+	struct stat st;
+	long n = alias(c, p->host, strlen(p->host), name);
+
+	if (n < 0)
+		return n;
+	if (!make) {
+		memcpy(a->path, name, (size_t)n + 1);
+	} else {
+		if (r + sizeof BRIEF + DIGITS > UN_MAX)
+			return -ENAMETOOLONG;
+		if (!sys_fstatat(AT_FDCWD, p->host, &st, AT_SYMLINK_NOFOLLOW))
+			return -EADDRINUSE;
+		n = (long)(r + fmt(a->path + r, UN_MAX - r, BRIEF "%s", name + n - DIGITS));
+		a->brief = true;
+	}
+	a->len = (uint32_t)(2 + n + 1);
+	return 1;
+}
+
 long address_in(struct call *c, const void *from, unsigned long len, bool make, struct address *a)
 {
 	struct place *p = &c->w->a;
@@ -194,7 +221,7 @@ long address_in(struct call *c, const void *from, unsigned long len, bool make, 
 		if (r < 0)
 			return r;
 		if ((size_t)r + n - dir + 2 > UN_MAX)
-			return -ENAMETOOLONG;
+			return long_name(c, p, make, (size_t)r, a);
 		a->path[r] = '/';
 		memcpy(a->path + r + 1, p->host + dir, n - dir + 1);
 		n = (size_t)r + 1 + n - dir;
@@ -207,17 +234,24 @@ long socket_name(struct call *c)
 {
 	const char *dir = plan_text(c->core, c->core->plan->sockets);
 	char *text = c->w->text, *other = c->w->other;
-	size_t d = strlen(dir), n = strlen(text);
+	const size_t d = strlen(dir), link = d + 1 + DIGITS;
+	size_t n = strlen(text);
 	long r;
 
-	if (d && n > d + 8 && str_starts(text, dir) && text[d] == '/' && text[d + 7] == '/') {
-		text[d + 7] = 0;
+	if (d && n > link + 1 && str_starts(text, dir) && text[d] == '/' && text[link] == '/') {
+		size_t rest = link; /* what comes after the link's target */
+
+		if (n == link + sizeof BRIEF - 1 + DIGITS && str_starts(text + link, BRIEF)) {
+			memcpy(text + d + 1, text + n - DIGITS, DIGITS);
+			rest = n;
+		}
+		text[link] = 0;
 		r = sys_readlinkat(AT_FDCWD, text, other, GUEST_MAX);
-		text[d + 7] = '/';
+		text[link] = '/';
 		if (r > 0) {
-			memmove(text + r, text + d + 7, n - d - 7 + 1);
+			memmove(text + r, text + rest, n - rest + 1);
 			memcpy(text, other, (size_t)r);
-			n = (size_t)r + n - d - 7;
+			n = (size_t)r + n - rest;
 		}
 	}
 	return text[0] == '/' ? show_path(c->core, text, n) : -ENOENT;
@@ -235,9 +269,9 @@ void address_out(struct call *c, struct address *a)
 	memcpy(text, a->path, n);
 	text[n] = 0;
 	r = socket_name(c);
-	if (r < 0 || r >= UN_MAX)
+	if (r < 0 || r > UN_MAX)
 		return;
-	memcpy(a->path, text, (size_t)r + 1);
+	memcpy((char *)a + offsetof(struct address, path), text, (size_t)r + 1); /* the longest has its NUL behind the path */
 	a->len = (uint32_t)(2 + r + 1);
 }
 
@@ -265,6 +299,11 @@ long call_bind(struct call *c)
 	if (!r)
 		return call_raw(c);
 	r = SC3(__NR_bind, c->a[0], &a, a.len);
+	if (!r && a.brief) {
+		r = move_new(a.path, c->w->a.host, false);
+		if (r)
+			sys_unlinkat(AT_FDCWD, a.path, 0);
+	}
 	if (!r && recorded(c->core, &c->w->a))
 		owner_new(c, &c->w->a, -1);
 	return r;

@@ -328,6 +328,8 @@ long make_parent(struct call *c, struct place *p);
 long copy_up(struct call *c, struct place *p, bool data);
 /* Removes a whiteout in the way of a new name. 1: there was one. */
 long clear_whiteout(struct call *c, struct place *p);
+/* Moves without replacing; file systems without RENAME_NOREPLACE get a link, directories a plain rename. */
+long move_new(const char *from, const char *to, bool dir);
 /* After the upper's entry is gone: hides the lower's, where there is one. */
 long hide_lower(struct call *c, struct place *p);
 bool lower_has(struct call *c, const struct place *p, struct stat *st);

@@ -13,6 +13,7 @@ struct address {
 	char path[UN_MAX];
 	char spare[20]; /* other families are up to 128 bytes */
 	uint32_t len;
+	bool brief; /* to be bound by this name, then to be given its own */
 };
 
 /* Translates a guest's address. 1: into `a`; 0: not a path, to be passed as it is. */

@@ -125,8 +125,7 @@ long temp_name(struct call *c, char *to)
 	return 0;
 }
 
-/* Moves without replacing; file systems without RENAME_NOREPLACE get a link, directories a plain rename. */
-static long move_new(const char *from, const char *to, bool dir)
+long move_new(const char *from, const char *to, bool dir)
 {
 	long r = sys_renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE);
 

@@ -66,6 +66,31 @@ CASE(long_socket_name)
 	stream(path);
 }
 
+/* The last name alone is too long for what a path of the host's is shortened to. */
+CASE(long_last_socket_name)
+{
+	char path[120] = "/tmp/case-long_last_socket_name/";
+	struct sockaddr_un u = { AF_UNIX, "" };
+	struct { struct sockaddr_un u; char more; } got;
+	socklen_t n = sizeof got;
+	int s = socket(AF_UNIX, SOCK_DGRAM, 0), c = socket(AF_UNIX, SOCK_DGRAM, 0);
+	char buf[8];
+
+	for (size_t n = strlen(path) + 50; n < 108; n++) {
+		while (strlen(path) < n)
+			strcat(path, "l");
+		stream(path);
+	}
+	strcat(path, "m"); /* without a NUL */
+	memcpy(u.sun_path, path, 108);
+	CHECK(bind(s, (void *)&u, sizeof u) == 0 && there(path));
+	CHECK(getsockname(s, (void *)&got, &n) == 0 && n == sizeof u + 1 && !memcmp(got.u.sun_path, path, 109));
+	CHECK(sendto(c, "to", 2, 0, (void *)&u, sizeof u) == 2 && recv(s, buf, sizeof buf, 0) == 2);
+	FAILS(bind(c, (void *)&u, sizeof u), EADDRINUSE);
+	CHECK(rename(path, "moved") == 0);
+	FAILS(sendto(c, "to", 2, 0, (void *)&u, sizeof u), ENOENT);
+}
+
 CASE(relative_socket_name)
 {
 	struct sockaddr_un u = name("rel");
