@@ -440,6 +440,8 @@ long ipc_answer(struct call *c, int command, void *guest, int describe, int desc
 #define MSG_DESCRIBED 11, 13
 #define SEM_DESCRIBED 18, 20
 long open_shown(struct call *c, struct place *p, int flags, long *result); /* proc.c: 1 when answered */
+/* proc.c: the hexadecimal number that a line of /proc has there. */
+bool hex_at(const char *s, uint64_t *v);
 /* proc.c: the path that another process has mapped at an address, its length; uses w->c, and to is GUEST_MAX bytes. */
 long process_maps(struct call *c, uint64_t pid, uint64_t at, char *to);
 /* The ids of another process of the container, which keeps them where this one does; false: it could not be asked, and

@@ -4,14 +4,14 @@
 
 #include "core/core.h"
 
-#define KEPT_MAGIC 0x3154504b4b4455ULL /* "UDKKPT1" */
+#define KEPT_MAGIC 0x3254504b4b4455ULL /* "UDKKPT2" */
 #define KEPT_SPANS 8
 #define KEPT_ORIGINAL 1024 /* offset of the original's host path, which ends with the page */
 #define KEPT_ARENA 4096    /* offset of what changed code jumps to */
 
 struct kept_id {
 	uint64_t dev, ino, size, mtime, mtime_nsec, ctime, ctime_nsec;
-	uint64_t engine, low; /* the build, and whether it is for a low address */
+	uint64_t engine; /* the build */
 };
 
 struct kept_span {
@@ -22,7 +22,7 @@ struct kept {
 	uint64_t magic;
 	struct kept_id id;
 	uint64_t arena, arena_size;
-	int64_t distance;
+	int64_t distance; /* of the arena, from where the file's first byte is or would be */
 	uint32_t n_spans, mark; /* mark: some changed bytes, to be found there */
 	uint64_t mark_at;
 	struct kept_span spans[KEPT_SPANS];

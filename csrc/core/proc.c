@@ -26,7 +26,7 @@ static const char *split(const struct core *k, const struct place *p, uint64_t *
 	return s;
 }
 
-static bool hex_at(const char *s, uint64_t *v)
+bool hex_at(const char *s, uint64_t *v)
 {
 	char number[20];
 	size_t n = 0;

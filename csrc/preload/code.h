@@ -10,7 +10,7 @@
 #include "preload/insn.h"
 
 #define MAX_RANGES 24
-#define CODE_VERSION 11 /* of all that decides how code is changed, and of how it is kept */
+#define CODE_VERSION 12 /* of all that decides how code is changed, and of how it is kept */
 
 struct range {
 	size_t from, to;  /* offsets */
@@ -23,6 +23,8 @@ struct text {
 	size_t n;
 	struct range ranges[MAX_RANGES];
 	int n_ranges;
+	uint64_t begin;   /* the address of the file's first byte, by its first segment */
+	bool bent;        /* some code is not as far from that as in the file */
 	const uint8_t *functions; /* .eh_frame_hdr with a sorted table, or NULL */
 	uint64_t functions_at;    /* its address */
 	size_t n_functions;

@@ -34,7 +34,8 @@ __asm__(".text\n"
 	"	lea call_verdicts(%rip), %r11\n	add %rax, %r11\n	movzbl (%r11), %r11d\n"
 	"	test %r11d, %r11d\n	jnz 1f\n0:	jmp *%rcx\n"
 	"1:	cmp $1, %r11d\n	je 2f\n	cmp $4, %r11d\n	jb 4f\n	jne 5f\n"
-	"	test $4, %dl\n	jz 0b\n" /* PROT_EXEC */
+	"	test $4, %dl\n	jnz 2f\n" /* PROT_EXEC */
+	"	test $0x800, %r10d\n	jz 0b\n" /* MAP_DENYWRITE: a loader that begins with a file; of mprotect it says nothing */
 	"2:	add $2, %rcx\n	jmp fast_common\n"
 	"3:	mov $-1, %rax\n	add $2, %rcx\n	jmp *%rcx\n" /* EPERM */
 	"4:	cmp $2, %r11d\n	je 6f\n"
@@ -161,7 +162,7 @@ static bool passes(struct frame *f)
 	case PASS: return true;
 	case ANSWER: return false;
 	case JUDGE_FCNTL: return (int)f->regs[REG_RSI] != 0 && (int)f->regs[REG_RSI] != 1030 && ((int)f->regs[REG_RDI] & ~1) != ROOT_FD;
-	case JUDGE_EXEC: return !(f->regs[REG_RDX] & PROT_EXEC);
+	case JUDGE_EXEC: return !(f->regs[REG_RDX] & PROT_EXEC) && !(f->regs[REG_R10] & MAP_DENYWRITE_);
 	case JUDGE_CLONE:
 		if (f->regs[REG_RDI] & NEW_NAMESPACES)
 			return false;

@@ -6,6 +6,7 @@
 #include "trap/trap.h"
 
 #define PKEY_MPROTECT 329
+#define MAP_DENYWRITE_ 0x800 /* what the loader of glibc maps a file with, from its start on, for all of its extent */
 #define SHADOW_STACK 0x5001 /* ARCH_SHSTK_ENABLE: user shadow stacks, which our way back would break */
 
 extern uint8_t call_verdicts[VERDICTS];
@@ -32,6 +33,9 @@ long code_mapped(unsigned long at, size_t n, int fd, uint64_t off, int prot);
 long memory_made_executable(unsigned long at, size_t n, int prot);
 /* Maps it, at a fixed address; the address or -errno. */
 long code_map(unsigned long at, size_t n, int fd, uint64_t off, int prot, int flags);
+/* Maps a file from its start on, where a loader begins with one; the address or -errno. *changed: its code is all there,
+ * with PROT_READ and PROT_EXEC. */
+long code_place(unsigned long hint, size_t n, int fd, int prot, int flags, bool *changed);
 /* The guest's; nr: mprotect or pkey_mprotect. */
 long eager_mmap(const unsigned long a[6]);
 long eager_mprotect(long nr, const unsigned long a[6]);

@@ -74,10 +74,14 @@ void text_of_file(struct text *t, const void *bytes, size_t n)
 	memcpy(&e, bytes, sizeof e);
 	from_sections(t, &e);
 	if (e.e_phentsize == sizeof p && inside(t, e.e_phoff, (uint64_t)e.e_phnum * sizeof p)) {
-		bool all = !t->n_ranges;
+		bool all = !t->n_ranges, first = true;
 
 		for (unsigned i = 0; i < e.e_phnum; i++) {
 			memcpy(&p, t->bytes + e.e_phoff + i * sizeof p, sizeof p);
+			if (p.p_type == PT_LOAD && first) {
+				t->begin = p.p_vaddr - p.p_offset;
+				first = false;
+			}
 			if (all && p.p_type == PT_LOAD && p.p_flags & PF_X)
 				add_range(t, p.p_offset, p.p_filesz, p.p_vaddr);
 			if (p.p_type == PT_GNU_EH_FRAME_)
@@ -89,8 +93,10 @@ void text_of_file(struct text *t, const void *bytes, size_t n)
 	}
 	if (!t->n_ranges)
 		add_range(t, 0, n, 0);
-	for (int i = 0; i < t->n_ranges; i++)
+	for (int i = 0; i < t->n_ranges; i++) {
 		code += t->ranges[i].to - t->ranges[i].from;
+		t->bent |= t->ranges[i].address - t->ranges[i].from != t->begin;
+	}
 	t->all_functions = t->n_functions * 2048 > code; /* musl describes a few of its own only */
 }
 

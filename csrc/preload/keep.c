@@ -2,7 +2,7 @@
 #include "preload/keep.h"
 
 #define CLOSE (256UL << 10) /* pieces nearer than that are one: a mapping more costs every process, a page more nobody */
-#define WHOLE (4UL << 20) /* up to that much code is kept as one piece, changed or not */
+#define WHOLE (4UL << 20) /* files up to that size are kept whole */
 
 void kept_name(const struct kept_id *id, char *to, size_t size)
 {
@@ -15,18 +15,13 @@ void kept_name(const struct kept_id *id, char *to, size_t size)
 	    text_hash((char *)twice, sizeof twice));
 }
 
-/* The pages that were changed, as at most KEPT_SPANS pieces; with them all that was mapped, unless that is much: one
- * mapping then takes the place of the original's. */
-void make_spans(struct kept *h, const struct sites *s, uint64_t off, size_t n)
+/* The pages that were changed, as at most KEPT_SPANS pieces; of files that are not large all pages. */
+void make_spans(struct kept *h, const struct sites *s)
 {
-	if (n <= WHOLE && off + n <= UP(h->id.size) && h->arena_size) {
+	if (h->id.size <= WHOLE && h->distance == -(int64_t)h->arena_size && h->arena_size) {
 		h->n_spans = 1;
-		h->spans[0] = (struct kept_span){ off, n, 0 };
-		for (size_t i = 0; i < s->n; i++) /* all there is? */
-			if (s->list[i].method != LEFT && (s->list[i].from < off || s->list[i].to > off + n))
-				h->n_spans = 0;
-		if (h->n_spans)
-			return;
+		h->spans[0] = (struct kept_span){ 0, UP(h->id.size), 0 };
+		return;
 	}
 	for (size_t gap = CLOSE;; gap *= 2) {
 		h->n_spans = 0;

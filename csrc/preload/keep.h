@@ -9,8 +9,8 @@
 
 /* Its path. */
 void kept_name(const struct kept_id *id, char *to, size_t size);
-/* Of what was changed in the file whose piece [off, off+n) is mapped. */
-void make_spans(struct kept *h, const struct sites *s, uint64_t off, size_t n);
+/* Of what was changed. */
+void make_spans(struct kept *h, const struct sites *s);
 /* The new file's descriptor, or -errno and nothing is left; `of` is the original. */
 long write_kept(const char *name, struct kept *h, int of, const uint8_t *code, size_t code_size, const uint8_t *arena);
 /* A descriptor and *h, or -errno with *h as it was. */

@@ -1,19 +1,19 @@
 /* Code that becomes executable is changed before it can run.
  *
- * What was found out about a file is kept: its changed pages and the arena that goes with them, in a file of a private
- * directory, under a name that stands for the original's inode, times and size, and for this build of the engine. A
- * program that maps the original maps those pages over it, shared with all others that do. Where that cannot be (no
- * directory, an original that has just been written, the arena's place taken, memory without a file), the pages are
- * changed in this process.
+ * What was found out about a file is kept: the arena and, behind it, the file with its changed pages (of a large one
+ * those alone), in a file of a private directory, under a name that stands for the original's inode, times and size,
+ * and for this build of the engine. Whoever maps an original from its start on gets that in its place, by one mapping
+ * for headers, code and arena; whoever maps code only gets the changed pages over it. Where that cannot be (no
+ * directory, an original that has just been written, no place before it, memory without a file), the pages are changed
+ * in this process.
  */
 #include "preload/keep.h"
 
 #define NOREPLACE 0x100000
 #define REGIONS 256
 #define NEAR 16 /* as many as most programs have, where what every program writes to is */
-#define HIGH_DISTANCE (-0x40000000L) /* of the arena, from where the file's first byte is or would be */
-#define LOW_DISTANCE (-0x200000L)    /* for programs at a low fixed address */
-#define LOW_END 0x40000000UL
+#define LOWEST 65536UL
+#define GIB 0x40000000L
 #define SETTLED 2 /* seconds after which a change of a file cannot have the same time as the one before */
 
 static struct region {
@@ -90,15 +90,14 @@ long trapped_at(unsigned long pc)
 
 static void *arena_near(unsigned long base, size_t size)
 {
-	static const long distances[] = { HIGH_DISTANCE, HIGH_DISTANCE / 2, -HIGH_DISTANCE, LOW_DISTANCE, -HIGH_DISTANCE / 2, HIGH_DISTANCE / 4 * 5,
-					  HIGH_DISTANCE / 4 * 6, HIGH_DISTANCE / 4 * 3, HIGH_DISTANCE / 4 };
+	static const long distances[] = { -GIB, -GIB / 2, GIB, -GIB / 512, GIB / 2, -GIB / 4 * 5, -GIB / 4 * 6, -GIB / 4 * 3, -GIB / 4 };
 
 	for (size_t i = 0; i < ARRAY_LEN(distances); i++) {
 		unsigned long hint = base + (unsigned long)distances[i];
 		char *r;
 		long d;
 
-		if (hint < 65536 || hint > 0x7fffffff0000UL)
+		if (hint < LOWEST || hint > 0x7fffffff0000UL)
 			continue;
 		r = sys_mmap((void *)hint, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (is_error((long)r))
@@ -180,6 +179,8 @@ static long put_over(int fd, const struct kept *h, unsigned long at, size_t n, u
 
 	if (!h->n_spans)
 		return 0;
+	if ((int64_t)base + h->distance < (int64_t)LOWEST)
+		return -EEXIST;
 	r = (long)sys_mmap((void *)arena, h->arena_size, PROT_READ | PROT_EXEC, MAP_PRIVATE | NOREPLACE, fd, KEPT_ARENA);
 	if (is_error(r))
 		return r;
@@ -221,9 +222,8 @@ static void found_clean(const struct kept_id *id)
 	*clean_slot(id, &hash) = hash;
 }
 
-static long look_up(int fd, unsigned long base, struct found *f)
+static long look_up(int fd, struct found *f)
 {
-	bool low = base < LOW_END;
 	struct stat st;
 	uint64_t hash;
 	long r = sys_fstat(fd, &st);
@@ -236,10 +236,9 @@ static long look_up(int fd, unsigned long base, struct found *f)
 	memset(&f->h, 0, sizeof f->h);
 	f->h.magic = KEPT_MAGIC;
 	f->h.id = (struct kept_id){ st.st_dev, st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtime, st.st_mtime_nsec,
-				    (uint64_t)st.st_ctime, st.st_ctime_nsec, self.core.plan->build, low };
-	f->h.distance = low ? LOW_DISTANCE : HIGH_DISTANCE;
+				    (uint64_t)st.st_ctime, st.st_ctime_nsec, self.core.plan->build };
 	f->nothing = *clean_slot(&f->h.id, &hash) == hash;
-	if (f->nothing || !*plan_text(&self.core, self.core.plan->code) || (int64_t)base + f->h.distance < 65536)
+	if (f->nothing || !*plan_text(&self.core, self.core.plan->code))
 		return 0;
 	kept_name(&f->h.id, f->name, sizeof f->name);
 	f->fd = read_kept(f->name, &f->h.id, &f->h);
@@ -275,6 +274,7 @@ static long first_time(struct found *f, unsigned long at, size_t n, int fd, uint
 	if (f->name[0] && settled) {
 		h->arena = KEPT_ARENA;
 		h->arena_size = count_changes(&s, &h->mark_at) ? arena_size(&s) : 0;
+		h->distance = t.bent ? -GIB : -(int64_t)h->arena_size; /* right before the file, or where its segments do not come */
 		if (h->arena_size) {
 			copy = sys_mmap(NULL, copy_size + h->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 			if (is_error((long)copy)) {
@@ -286,7 +286,7 @@ static long first_time(struct found *f, unsigned long at, size_t n, int fd, uint
 				(uint64_t)eager_unknown);
 			h->mark = mark_of((uint8_t *)copy, h->mark_at);
 		}
-		make_spans(h, &s, off, n);
+		make_spans(h, &s);
 		kept = write_kept(f->name, h, fd, (uint8_t *)copy, copy_size, (uint8_t *)copy + copy_size);
 		if (kept >= 0) {
 			r = put_over((int)kept, h, at, n, off, prot);
@@ -331,10 +331,60 @@ static bool map_kept(struct found *f, unsigned long at, size_t n, uint64_t off, 
 	return true;
 }
 
+/* What was mapped last by code_place(), until its code is asked for: that is the next thing a loader does. */
+static struct placed {
+	volatile unsigned long base;
+	size_t n;
+	int fd;
+	enum { UNKNOWN, CLEAN, CHANGED } what;
+} last_placed;
+
+static int placed_at(unsigned long at, size_t n, int fd, uint64_t off, int prot)
+{
+	struct placed p = last_placed;
+
+	if (!p.base || p.base != at - off || p.fd != fd || off + n > p.n || prot != (PROT_READ | PROT_EXEC))
+		return UNKNOWN;
+	last_placed.base = 0;
+	return p.what;
+}
+
+long code_place(unsigned long hint, size_t n, int fd, int prot, int flags, bool *changed)
+{
+	struct found f;
+	long r = look_up(fd, &f), at = -ENOENT;
+
+	last_placed.base = 0;
+	last_placed.what = CLEAN;
+	if (!r && !f.nothing && f.fd >= 0) {
+		const struct kept *h = &f.h;
+
+		if (!h->spans[0].off && h->spans[0].n == UP(h->id.size)) { /* it is whole */
+			at = (long)sys_mmap((void *)hint, h->arena_size + n, PROT_READ | PROT_EXEC, MAP_PRIVATE, (int)f.fd, KEPT_ARENA);
+			if (!is_error(at)) {
+				at += (long)h->arena_size;
+				last_placed.what = CHANGED;
+				remember((unsigned long)at, (unsigned long)at + MIN(UP(n), h->spans[0].n), (unsigned long)at,
+					 (char *)at - h->arena_size, h->mark_at, h->mark);
+			}
+		}
+		sys_close((int)f.fd);
+	}
+	*changed = !is_error(at);
+	if (is_error(at))
+		at = (long)sys_mmap((void *)hint, n, prot, flags, fd, 0);
+	if (!is_error(at) && (*changed || (!r && f.nothing))) {
+		last_placed.n = UP(n);
+		last_placed.fd = fd;
+		last_placed.base = (unsigned long)at;
+	}
+	return at;
+}
+
 long code_mapped(unsigned long at, size_t n, int fd, uint64_t off, int prot)
 {
 	struct found f;
-	long r = look_up(fd, at - off, &f);
+	long r = look_up(fd, &f);
 
 	return r ? r : finish(&f, at, n, fd, off, prot);
 }
@@ -342,8 +392,14 @@ long code_mapped(unsigned long at, size_t n, int fd, uint64_t off, int prot)
 long code_map(unsigned long at, size_t n, int fd, uint64_t off, int prot, int flags)
 {
 	struct found f;
-	long r = look_up(fd, at - off, &f);
+	long r;
 
+	switch (placed_at(at, n, fd, off, prot)) {
+	case CHANGED: return (long)at;
+	case CLEAN: return (long)sys_mmap((void *)at, n, prot, flags, fd, (int64_t)off);
+	case UNKNOWN: break;
+	}
+	r = look_up(fd, &f);
 	if (!r && map_kept(&f, at, n, off, prot))
 		return (long)at;
 	if (r)
@@ -388,6 +444,15 @@ long eager_mmap(const unsigned long a[6])
 	int prot = (int)a[2], flags = (int)a[3], fd = (int)a[4];
 	long at, r;
 
+	if (!a[0] && !a[5] && (flags & ~MAP_DENYWRITE_) == MAP_PRIVATE && flags & MAP_DENYWRITE_ && !(prot & PROT_WRITE) && prot & PROT_READ) {
+		bool changed;
+
+		at = code_place(0, a[1], fd, prot, flags, &changed);
+		if (is_error(at) || changed || !(prot & PROT_EXEC))
+			return at;
+		r = code_mapped((unsigned long)at, UP(a[1]), fd, 0, prot);
+		goto mapped;
+	}
 	if (!(prot & PROT_EXEC) || flags & MAP_ANONYMOUS)
 		return plain_mmap(a, flags);
 	if ((flags & 3) != MAP_PRIVATE && !(prot & PROT_WRITE)) {
@@ -410,6 +475,7 @@ long eager_mmap(const unsigned long a[6])
 			return at;
 		r = code_mapped((unsigned long)at, UP(a[1]), fd, a[5], prot);
 	}
+mapped:
 	if (r) {
 		sys_munmap((void *)at, a[1]);
 		say(2, "udk: a file with code cannot be mapped by the preload engine: %s\n", errno_text(r));

@@ -162,6 +162,7 @@ static long map_image(struct image *m, unsigned long hint)
 	unsigned long align = PAGE, span;
 	int prot = PROT_NONE, how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, fd = -1;
 	const Elf64_Phdr *first;
+	bool changed = false; /* the first mapping has the code, too, as the preload engine changed it */
 	uint64_t offset = 0;
 	long r;
 
@@ -207,7 +208,10 @@ static long map_image(struct image *m, unsigned long hint)
 	} else {
 		unsigned long at;
 
-		r = (long)sys_mmap((void *)(hint & ~(align - 1)), span + align - PAGE, prot, how, fd, (int64_t)offset);
+		if (first && !offset && self.eager)
+			r = code_place(hint, span, fd, prot, how, &changed);
+		else
+			r = (long)sys_mmap((void *)(hint & ~(align - 1)), span + align - PAGE, prot, how, fd, (int64_t)offset);
 		if (is_error(r))
 			return r;
 		at = ((unsigned long)r + align - 1) & ~(align - 1);
@@ -220,6 +224,9 @@ static long map_image(struct image *m, unsigned long hint)
 	if (first) { /* cut off at once: a mapping over another costs twice as much as one where nothing is */
 		unsigned long from = UP(m->bias + first->p_vaddr + first->p_filesz), end = m->bias + m->low + span;
 
+		for (int i = 0; changed && i < m->e.e_phnum; i++)
+			if (m->ph[i].p_type == PT_LOAD && m->ph[i].p_flags & PF_X)
+				from = MAX(from, UP(m->bias + m->ph[i].p_vaddr + m->ph[i].p_filesz));
 		if (end > from)
 			sys_munmap((void *)from, end - from);
 	}
