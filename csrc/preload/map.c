@@ -94,18 +94,16 @@ static void *arena_near(unsigned long base, size_t size)
 
 	for (size_t i = 0; i < ARRAY_LEN(distances); i++) {
 		unsigned long hint = base + (unsigned long)distances[i];
-		char *r;
-		long d;
+		void *r;
 
 		if (hint < LOWEST || hint > 0x7fffffff0000UL)
 			continue;
-		r = sys_mmap((void *)hint, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		if (is_error((long)r))
-			continue;
-		d = r - (char *)base;
-		if (d > -0x70000000L && d < 0x70000000L)
+		/* Just there: where the kernel would choose may be the place of a segment to come. */
+		r = sys_mmap((void *)hint, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | NOREPLACE, -1, 0);
+		if (r == (void *)hint)
 			return r;
-		sys_munmap(r, size);
+		if (!is_error((long)r))
+			sys_munmap(r, size);
 	}
 	return NULL;
 }
@@ -250,7 +248,8 @@ static long look_up(int fd, struct found *f)
 	return 0;
 }
 
-/* Looks at the whole file; changes and keeps it, or changes what is mapped of it here. */
+/* Looks at the whole file. It is kept: the new file's descriptor is in f->fd, or not, and then what is mapped of it is
+ * changed here. */
 static long first_time(struct found *f, unsigned long at, size_t n, int fd, uint64_t off, int prot)
 {
 	struct kept *h = &f->h;
@@ -259,9 +258,10 @@ static long first_time(struct found *f, unsigned long at, size_t n, int fd, uint
 	struct sites s = { 0 };
 	struct text t;
 	char *view, *copy = NULL;
-	long r, kept = -EEXIST;
 	bool settled;
+	long r;
 
+	f->fd = -ENOENT;
 	view = sys_mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
 	if (is_error((long)view))
 		return (long)view;
@@ -287,18 +287,14 @@ static long first_time(struct found *f, unsigned long at, size_t n, int fd, uint
 			h->mark = mark_of((uint8_t *)copy, h->mark_at);
 		}
 		make_spans(h, &s);
-		kept = write_kept(f->name, h, fd, (uint8_t *)copy, copy_size, (uint8_t *)copy + copy_size);
-		if (kept >= 0) {
-			r = put_over((int)kept, h, at, n, off, prot);
-			sys_close((int)kept);
-			kept = r;
-		}
+		f->fd = write_kept(f->name, h, fd, (uint8_t *)copy, copy_size, (uint8_t *)copy + copy_size);
 		if (copy)
 			sys_munmap(copy, copy_size + h->arena_size);
 	}
 	if (settled && !h->arena_size && !s.n)
 		found_clean(&h->id);
-	r = kept ? change_here(&t, &s, at - off, at, n, prot) : 0;
+	if (f->fd < 0)
+		r = change_here(&t, &s, at - off, at, n, prot);
 out:
 	free_sites(&s);
 	sys_munmap(view, size);
@@ -308,16 +304,20 @@ out:
 /* The original is mapped: its code is changed. */
 static long finish(struct found *f, unsigned long at, size_t n, int fd, uint64_t off, int prot)
 {
+	long r;
+
 	if (f->nothing)
 		return 0;
-	if (f->fd >= 0) {
-		long r = put_over((int)f->fd, &f->h, at, n, off, prot);
-
-		sys_close((int)f->fd);
-		if (!r)
-			return 0;
-		f->name[0] = 0;
+	if (f->fd < 0) {
+		r = first_time(f, at, n, fd, off, prot);
+		if (r || f->fd < 0)
+			return r;
 	}
+	r = put_over((int)f->fd, &f->h, at, n, off, prot); /* of all that first_time mapped nothing is in the way any more */
+	sys_close((int)f->fd);
+	if (!r)
+		return 0;
+	f->name[0] = 0;
 	return first_time(f, at, n, fd, off, prot);
 }
 
