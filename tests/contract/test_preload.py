@@ -153,7 +153,8 @@ def test_kept_layouts(arena: Arena, runtime: Path) -> None:
         program(arena, f"{name}.so", text, "-shared", "-fPIC", *flags)
         for name, text, flags in (
             ("plain", PROBE, ()), ("one-segment", PROBE, ("-Wl,-z,noseparate-code",)),
-            ("bent", PROBE, (BENT,)), ("large", PROBE + large, ()), ("large-pages", PROBE, ("-Wl,-z,max-page-size=0x200000",)),
+            ("bent", PROBE, (BENT,)), ("large", PROBE + large, ()),
+            ("large-pages", PROBE, ("-Wl,-z,max-page-size=0x200000",)),
         )
     ]  # fmt: skip
     opener = program(arena, "opener", OPENER, "-ldl")
