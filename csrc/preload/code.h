@@ -84,8 +84,9 @@ struct trap {
 
 size_t arena_size(const struct sites *s);
 /* Changes `code` (all of the text's bytes, writable) and fills `arena`; `distance` is from the address of code[0] to
- * that of the arena, `known` and `unknown` are the engine's entries for calls whose number is known or not. */
+ * that of the arena, `known` and `unknown` are the engine's entries for calls whose number is known or not. Unless `all`,
+ * what cannot be changed into a jump stays, for a filter. */
 void rewrite(const struct text *t, const struct sites *s, uint8_t *code, uint8_t *arena, int64_t distance, uint64_t known,
-	     uint64_t unknown);
+	     uint64_t unknown, bool all);
 
 #endif

@@ -91,8 +91,17 @@ const struct entry *eager_entry_of(long nr)
 
 static enum verdict verdict_of(long nr)
 {
-	const struct entry *e = eager_entry_of(nr);
+	const struct entry *e = self.eager ? eager_entry_of(nr) : NULL;
 
+	if (!self.eager) {
+		switch (nr) { /* what the filter judges, what returns twice */
+		case __NR_mmap: return JUDGE_EXEC; /* a library begins */
+		case __NR_mprotect: case PKEY_MPROTECT: case __NR_clone: return PASS;
+#ifdef __NR_arch_prctl
+		case __NR_arch_prctl: return PASS;
+#endif
+		}
+	}
 	if (!e)
 		e = trap_entry_of(nr);
 	if (e->act == ALLOW || (e->need && !(self.core.plan->options & e->need)))
@@ -116,7 +125,7 @@ void eager_start(void)
 	_Static_assert(sizeof plan->verdicts == VERDICTS, "one for each number");
 	eager_notes = &self.core.notes;
 	if (!plan->build) { /* the container's first program, or several at once: they come to the same */
-		uint64_t parts[4] = { CODE_VERSION, (uint64_t)eager_known, (uint64_t)eager_unknown, 0 };
+		uint64_t parts[4] = { CODE_VERSION << 1 | self.eager, (uint64_t)eager_known, (uint64_t)eager_unknown, 0 };
 
 		for (long nr = 0; nr < VERDICTS; nr++)
 			plan->verdicts[nr] = (uint8_t)verdict_of(nr);

@@ -2,7 +2,6 @@
 #include "preload/keep.h"
 
 #define CLOSE (256UL << 10) /* pieces nearer than that are one: a mapping more costs every process, a page more nobody */
-#define WHOLE (4UL << 20) /* files up to that size are kept whole */
 
 void kept_name(const struct kept_id *id, char *to, size_t size)
 {

@@ -6,6 +6,7 @@
 #include "preload/eager.h"
 
 #define NAME_MAX 512
+#define WHOLE (4UL << 20) /* files up to that size are kept whole */
 
 /* Its path. */
 void kept_name(const struct kept_id *id, char *to, size_t size);

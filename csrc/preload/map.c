@@ -6,8 +6,17 @@
  * for headers, code and arena; whoever maps code only gets the changed pages over it. Where that cannot be (no
  * directory, an original that has just been written, no place before it, memory without a file), the pages are changed
  * in this process.
+ *
+ * The trap engine takes what is kept of the C library and of its loader, where nearly all calls are made, to save the
+ * traps: nothing depends on it there.
  */
 #include "preload/keep.h"
+
+#ifdef UDK_HOSTED
+#include <elf.h>
+#else
+#include <linux/elf.h>
+#endif
 
 #define NOREPLACE 0x100000
 #define REGIONS 256
@@ -35,6 +44,8 @@ static void remember(unsigned long from, unsigned long to, unsigned long base, c
 	int n = MIN(n_regions, REGIONS), i;
 	struct region *r;
 
+	if (!self.eager)
+		return;
 	for (i = 0; i < n; i++)
 		if (region_at(i)->from < to && from < region_at(i)->to)
 			break;
@@ -154,7 +165,7 @@ static long change_here(const struct text *t, struct sites *s, unsigned long bas
 		return -ENOMEM;
 	r = sys_mprotect((void *)at, n, PROT_READ | PROT_WRITE);
 	if (!r) {
-		rewrite(t, s, (uint8_t *)base, (uint8_t *)arena, arena - (char *)base, (uint64_t)eager_known, (uint64_t)eager_unknown);
+		rewrite(t, s, (uint8_t *)base, (uint8_t *)arena, arena - (char *)base, (uint64_t)eager_known, (uint64_t)eager_unknown, true);
 		r = sys_mprotect(arena, size, PROT_READ | PROT_EXEC);
 	}
 	if (!r)
@@ -220,6 +231,24 @@ static void found_clean(const struct kept_id *id)
 	*clean_slot(id, &hash) = hash;
 }
 
+static bool guest_runs; /* what is mapped then is a library: a loader was mapped by ours */
+
+/* As only the C library among libraries does, it names a loader; or in old ones those that belong to it. */
+static bool c_library(int fd)
+{
+	union { Elf64_Ehdr e; char bytes[1024]; } head;
+	Elf64_Phdr p;
+
+	if (sys_pread(fd, &head, sizeof head, 0) != sizeof head || memcmp(head.bytes, "\177ELF\2", 5) || head.e.e_phentsize != sizeof p)
+		return false;
+	for (uint64_t i = 0, at = head.e.e_phoff; i < head.e.e_phnum && at <= sizeof head - sizeof p; i++, at += sizeof p) {
+		memcpy(&p, head.bytes + at, sizeof p);
+		if (p.p_type == PT_INTERP)
+			return true;
+	}
+	return false;
+}
+
 static long look_up(int fd, struct found *f)
 {
 	struct stat st;
@@ -240,6 +269,10 @@ static long look_up(int fd, struct found *f)
 		return 0;
 	kept_name(&f->h.id, f->name, sizeof f->name);
 	f->fd = read_kept(f->name, &f->h.id, &f->h);
+	if (f->fd < 0 && !self.eager && (st.st_size > (int64_t)WHOLE || (guest_runs && !c_library(fd)))) {
+		f->nothing = true;
+		found_clean(&f->h.id);
+	}
 	if (f->fd >= 0 && !f->h.n_spans) {
 		f->nothing = true;
 		found_clean(&f->h.id);
@@ -283,7 +316,7 @@ static long first_time(struct found *f, unsigned long at, size_t n, int fd, uint
 			}
 			memcpy(copy, view, size);
 			rewrite(&t, &s, (uint8_t *)copy, (uint8_t *)copy + copy_size, h->distance, (uint64_t)eager_known,
-				(uint64_t)eager_unknown);
+				(uint64_t)eager_unknown, self.eager);
 			h->mark = mark_of((uint8_t *)copy, h->mark_at);
 		}
 		make_spans(h, &s);
@@ -293,7 +326,7 @@ static long first_time(struct found *f, unsigned long at, size_t n, int fd, uint
 	}
 	if (settled && !h->arena_size && !s.n)
 		found_clean(&h->id);
-	if (f->fd < 0)
+	if (f->fd < 0 && self.eager)
 		r = change_here(&t, &s, at - off, at, n, prot);
 out:
 	free_sites(&s);
@@ -310,12 +343,12 @@ static long finish(struct found *f, unsigned long at, size_t n, int fd, uint64_t
 		return 0;
 	if (f->fd < 0) {
 		r = first_time(f, at, n, fd, off, prot);
-		if (r || f->fd < 0)
-			return r;
+		if (f->fd < 0)
+			return self.eager ? r : 0;
 	}
 	r = put_over((int)f->fd, &f->h, at, n, off, prot); /* of all that first_time mapped nothing is in the way any more */
 	sys_close((int)f->fd);
-	if (!r)
+	if (!r || !self.eager)
 		return 0;
 	f->name[0] = 0;
 	return first_time(f, at, n, fd, off, prot);
@@ -444,6 +477,7 @@ long eager_mmap(const unsigned long a[6])
 	int prot = (int)a[2], flags = (int)a[3], fd = (int)a[4];
 	long at, r;
 
+	guest_runs = true;
 	if (!a[0] && !a[5] && (flags & ~MAP_DENYWRITE_) == MAP_PRIVATE && flags & MAP_DENYWRITE_ && !(prot & PROT_WRITE) && prot & PROT_READ) {
 		bool changed;
 

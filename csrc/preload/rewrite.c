@@ -92,8 +92,9 @@ static void change(struct out *o, const struct text *t, const struct site *s, ui
 	bool known = s->nr >= 0;
 	size_t there = o->at;
 
-	trap->at = trap->call = 0;
-	if (s->method == TRAPPED) {
+	if (trap)
+		trap->at = trap->call = 0;
+	if (trap && s->method == TRAPPED) {
 		trap->at = s->at;
 		memcpy(code + s->at, "\x0f\x0b", 2);
 		if (!s->foreign)
@@ -107,7 +108,7 @@ static void change(struct out *o, const struct text *t, const struct site *s, ui
 		put_distance_to_code(o, known ? s->at + 2 : s->at);
 		put_byte(o, 0xe9);
 		put_distance(o, a->stubs + (known ? 0 : STUB));
-		if (known) {
+		if (known && trap) {
 			trap->at = s->at;
 			trap->call = real_call(o, s);
 			memcpy(code + s->at, "\x0f\x0b", 2); /* a jump that we do not know of would come here */
@@ -125,7 +126,7 @@ static void change(struct out *o, const struct text *t, const struct site *s, ui
 }
 
 void rewrite(const struct text *t, const struct sites *s, uint8_t *code, uint8_t *arena, int64_t distance, uint64_t known,
-	     uint64_t unknown)
+	     uint64_t unknown, bool all)
 {
 	struct out o = { arena, sizeof(struct arena), distance };
 	struct arena a = { .magic = ARENA_MAGIC, .size = (uint32_t)arena_size(s), .stubs = sizeof a };
@@ -136,10 +137,10 @@ void rewrite(const struct text *t, const struct sites *s, uint8_t *code, uint8_t
 	a.traps = (uint32_t)((sizeof a + 2 * STUB + s->n * ROOM + 7) & ~(size_t)7);
 	traps = (struct trap *)(void *)(arena + a.traps);
 	for (size_t i = 0; i < s->n; i++) {
-		if (s->list[i].method == LEFT)
+		if (s->list[i].method == LEFT || (s->list[i].method == TRAPPED && !all))
 			continue;
-		change(&o, t, &s->list[i], code, &a, &one);
-		if (one.at)
+		change(&o, t, &s->list[i], code, &a, all ? &one : NULL);
+		if (all && one.at)
 			traps[a.n_traps++] = one;
 	}
 	memcpy(arena, &a, sizeof a);

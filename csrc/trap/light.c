@@ -484,9 +484,9 @@ bool light(long nr, const unsigned long a[6], long *r)
 		return *r != -EMFILE; /* there may be two more */
 	/* Each program makes these, and only preload cannot tell them by their arguments from those that matter. */
 	case __NR_mmap:
-		if (self.eager)
+		if (self.eager || self.kept)
 			*r = eager_mmap(a);
-		return self.eager;
+		return self.eager || self.kept;
 	case __NR_mprotect: case PKEY_MPROTECT:
 		if (self.eager)
 			*r = eager_mprotect(nr, a);

@@ -24,6 +24,7 @@ struct image {
 	Elf64_Ehdr e;
 	unsigned long bias, low, high; /* high: end of memory, before rounding */
 	unsigned long text[2], data[2];
+	bool change; /* its code, so that calls come to us */
 };
 
 typedef Elf64_Phdr headers[MAX_PHDRS];
@@ -208,7 +209,7 @@ static long map_image(struct image *m, unsigned long hint)
 	} else {
 		unsigned long at;
 
-		if (first && !offset && self.eager)
+		if (first && !offset && m->change)
 			r = code_place(hint, span, fd, prot, how, &changed);
 		else
 			r = (long)sys_mmap((void *)(hint & ~(align - 1)), span + align - PAGE, prot, how, fd, (int64_t)offset);
@@ -238,7 +239,7 @@ static long map_image(struct image *m, unsigned long hint)
 
 		if (p->p_type != PT_LOAD || !p->p_memsz)
 			continue;
-		if (p->p_flags & PF_X && self.eager)
+		if (p->p_flags & PF_X && m->change)
 			r = map_code(m, p, a, p == first);
 		else
 			r = map_segment(m, p, p == first);
@@ -402,10 +403,11 @@ NORETURN void load(unsigned long *stack)
 	self.patch = k->plan->options & OPT_PATCH;
 	self.fast_return = k->plan->options & OPT_FAST_RETURN;
 	self.eager = k->plan->options & OPT_EAGER;
-	if (self.eager) {
+	self.kept = (k->plan->options & (OPT_KEPT | OPT_NOEXEC | OPT_EVERY_CALL)) == OPT_KEPT;
+	if (self.eager)
 		self.patch = false; /* all of it is */
+	if (self.eager || self.kept)
 		eager_start();
-	}
 	self.traced = k->plan->options & OPT_PTRACE;
 	self.every = k->plan->options & OPT_EVERY_CALL;
 	if (self.every)
@@ -429,6 +431,7 @@ NORETURN void load(unsigned long *stack)
 	if (!fixed && random)
 		hint += (random[1] & 0xfffffff) * PAGE;
 	open_image(&program, prefix[3], more[0]);
+	program.change = self.eager;
 	i386 = program.e.e_machine == EM_386;
 	if (i386)
 		hint = I386_HINT + (fixed || !random ? 0 : (random[1] & 0xfff) * PAGE);
@@ -439,6 +442,7 @@ NORETURN void load(unsigned long *stack)
 	entry = program.bias + program.e.e_entry;
 	if (prefix[4][0]) {
 		open_image(&interpreter, prefix[4], more[1]);
+		interpreter.change = self.eager || (self.kept && !i386);
 		r = map_image(&interpreter, 0);
 		if (r)
 			die("cannot map", prefix[4], r);

@@ -77,6 +77,7 @@ static void make_plan(void)
 	if (!(plan.options & OPT_PTRACE))
 		plan.options |= OPT_SIGNALS;
 	if (nested) {
+		plan.options &= ~(uint32_t)OPT_KEPT; /* where that is kept is a path of the outer container's */
 		r = plan.options & (OPT_PTRACE | OPT_EAGER) ? -ENOSYS : nested_plan(&self.core, &plan, &what);
 		if (r)
 			fail(r == -EXDEV ? "inside a container of the trap engine, this lies in both layers of it; give it a volume:"

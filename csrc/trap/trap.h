@@ -108,6 +108,7 @@ struct process {
 	struct { int pid; struct ids ids; } vfork; /* ids of a child that shares our memory */
 	bool fast_return, patch;
 	bool eager;  /* the preload engine: no filter, changed code */
+	bool kept;   /* changed code of the C library, beside the filter */
 	char *refused; /* 400 bytes for why the first program is not executed; of later ones it goes to stderr */
 	int signal;  /* by which calls come: SIGSYS, or SIGILL from changed code; never blocked */
 	bool traced; /* the ptrace engine: calls are sent here by a tracer */

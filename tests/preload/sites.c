@@ -61,7 +61,7 @@ int main(int argc, char **argv, char **envp UNUSED)
 	arena = calloc(1, arena_size(&s)); /* all of it within bounds, the sanitizers say */
 	code = malloc(t.n);
 	memcpy(code, p, t.n);
-	rewrite(&t, &s, code, arena, -0x40000000, 0x7e9000001000, 0x7e9000001100);
+	rewrite(&t, &s, code, arena, -0x40000000, 0x7e9000001000, 0x7e9000001100, true);
 	for (size_t i = 0; i < t.n; i++) { /* and nothing outside of the windows is touched */
 		bool inside = code[i] == p[i];
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from udk.engines.code import code_directory
 from udk.engines.guard import NATIVE
 from udk.engines.trap import TrapEngine
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 _EAGER = 256  # csrc/core/core.h: OPT_EAGER
 _LDCONFIG = os.path.join(NATIVE, "udk-ldconfig")
-_KEEP = 2000  # files of changed code; the oldest go first
 
 
 class PreloadEngine(TrapEngine):
@@ -47,47 +47,3 @@ class PreloadEngine(TrapEngine):
         if os.path.exists(_LDCONFIG):
             words += ["ldconfig", os.path.realpath(_LDCONFIG)]
         return _EAGER
-
-
-def code_directory() -> str:
-    """Where changed code is kept for all of this user's containers on this node; "" where there is no such
-    place, which only costs time."""
-    from udk.base.process import boot_id
-    from udk.engines.guard import remove
-    from udk.engines.select import private_directory
-
-    where = private_directory()
-    if not where:
-        return ""
-    # of this boot only: what was written shortly before a crash may be there in part
-    path = f"{os.path.realpath(where)}/code-{boot_id()[:8]}"
-    try:
-        if not os.path.isdir(path):
-            os.makedirs(path, mode=0o700, exist_ok=True)
-            for name in os.listdir(where):
-                if name.startswith("code-") and name != os.path.basename(path):
-                    remove([f"{where}/{name}"])
-        if os.statvfs(path).f_flag & os.ST_NOEXEC:
-            return ""
-        _prune(path)
-    except OSError:
-        return ""
-    return path if len(os.fsencode(path)) < 400 else ""
-
-
-def _prune(path: str) -> None:
-    with os.scandir(path) as found:
-        names = [entry.name for entry in found]
-    if len(names) <= _KEEP:
-        return
-    ages = []
-    for name in names:
-        try:
-            ages.append((os.stat(f"{path}/{name}").st_atime_ns, name))
-        except FileNotFoundError:
-            continue
-    for _, name in sorted(ages)[: len(ages) - _KEEP // 2]:
-        try:
-            os.unlink(f"{path}/{name}")
-        except FileNotFoundError:
-            continue

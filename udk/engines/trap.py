@@ -13,6 +13,7 @@ import sys
 
 from udk.engines import homes
 from udk.engines.base import Engine, Launch, forget_home, linked_home
+from udk.engines.code import code_directory
 from udk.engines.guard import NATIVE
 from udk.errors import EngineError, UdkError
 
@@ -25,7 +26,7 @@ LOADER = os.path.join(NATIVE, "udk-trap")
 # csrc/core/core.h: enum mount_flags, enum plan_options
 _RO, _FILE, _UNION, _PROC, _CACHE = 1, 2, 4, 8, 16
 _PATCH, _FAST_RETURN, _FAKE_ROOT, _OWNERS, _WHITEOUT_FILE = 1, 2, 4, 8, 16
-_NO_NETWORK, _NOEXEC = 64, 128
+_NO_NETWORK, _NOEXEC, _KEPT = 64, 128, 1 << 18
 
 _ST_NOEXEC = 8
 _MAX_MOUNTS = 128
@@ -156,7 +157,13 @@ class TrapEngine(Engine):
 
     def mechanism(self, spec: RunSpec, words: list[str]) -> int:
         """The options by which calls come to the engine; what else it must be told is added to ``words``."""
-        return 0 if os.environ.get("UDK_TRAP_PATCH") == "0" else _PATCH
+        if os.environ.get("UDK_TRAP_PATCH") == "0":
+            return 0
+        # What one confined payload wrote there, another container would execute.
+        directory = "" if spec.confine or os.uname().machine != "x86_64" else code_directory()
+        if directory:
+            words += ["code", directory]
+        return _PATCH | _KEPT if directory else _PATCH
 
     def join(self, spec: RunSpec, pid: int) -> Launch:
         from udk.engines.plan import to_descriptor
