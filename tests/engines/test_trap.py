@@ -354,6 +354,54 @@ def test_a_program_is_known_by_its_interpreter_too(shell: Box, tmp_path: Path) -
         ), name
 
 
+LOOKER = r"""
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int main(void)
+{
+	struct stat st;
+	char b[100];
+	DIR *d = opendir("/etc");
+
+	while (d && readdir(d))
+		;
+	if (stat("/etc", &st) || lstat("/bin", &st) || access("/etc", R_OK) || !getcwd(b, sizeof b))
+		return 1;
+	if (open("/none", O_RDONLY) >= 0 || readlink("/bin/sh", b, sizeof b) == 0)
+		return 1;
+	return chdir("/etc") || unlink("none") == 0;
+}
+"""
+
+
+@needs("busybox", "cc", "strace")
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="code is changed on x86-64 only")
+def test_calls_of_the_c_library_are_no_traps(
+    shell: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the second program on: the first one's changed copy is kept for all (csrc/preload/map.c)."""
+    (tmp_path / "looker.c").write_text(LOOKER)
+    looker = Path(shell.lower) / "bin/looker"
+    subprocess.run(["cc", str(tmp_path / "looker.c"), "-o", str(looker)], check=True)
+    add_libraries(looker, Path(shell.lower))
+    time.sleep(3.1)  # as if the image had been there for a while
+    traps = {}
+    for place in ("runtime", "none"):  # a directory to keep it in, and no such place
+        if place == "runtime":
+            (tmp_path / place).mkdir(mode=0o700)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / place))
+        for script in ("/bin/looker; true", "/bin/looker; /bin/looker"):
+            log = traced(shell, tmp_path / "log", script)
+            traps[place, script.count("looker")] = sum("SIGSYS" in line for line in log)
+    more = {place: traps[place, 2] - traps[place, 1] for place in ("runtime", "none")}
+    assert more["runtime"] <= 3, traps
+    assert more["none"] > 15, traps
+    assert len(os.listdir(tmp_path / "runtime/udk")) == 1
+
+
 AGENT = r"""
 #include <stdio.h>
 #include <sys/socket.h>
