@@ -58,7 +58,7 @@ enum plan_options {
 
 #define LOWER_BIT ((uint64_t)1 << 63) /* of inodes: OPT_XINO */
 
-#define PLAN_MAGIC 0x344e414c504b4455ULL /* "UDKPLAN4" */
+#define PLAN_MAGIC 0x354e414c504b4455ULL /* "UDKPLAN5" */
 #define PLAN_STRINGS (60 * 1024)
 #define CACHE_TEXT 208
 #define DIR_CACHE 2048
@@ -138,10 +138,11 @@ struct plan {
 	volatile uint32_t filters_used;
 	volatile uint32_t ready; /* all of this is filled in: commands may join */
 	volatile uint32_t deep; /* directories too deep for a path may be remembered: see changed_above */
+	volatile uint32_t starts; /* of programs, counted up to KEEP_AFTER (preload/map.c) */
 	char nodename[65];                    /* that the guest set; empty: none */
-	volatile uint64_t build;              /* preload: this program and what it answers, as a hash; then the verdicts */
+	volatile uint64_t build;              /* of changed code: this program and what it answers, as a hash; then the verdicts */
 	uint8_t verdicts[512];
-	volatile uint64_t clean[512];         /* hashes of files in whose code nothing is to be changed (preload) */
+	volatile uint64_t clean[512];         /* hashes of files in whose code nothing is to be changed */
 	volatile uint64_t owned[OWNED_WORDS]; /* bits: inodes that may have an entry in one of the records */
 	struct { volatile uint64_t path; volatile int32_t pid; } running[RUNNING]; /* programs that could be written to */
 	volatile uint64_t setgid[SETGID_WORDS]; /* hashes of paths that may be directories with the set-group-id bit */

@@ -133,6 +133,8 @@ void eager_start(void)
 		__atomic_store_n(&plan->build, text_hash((const char *)parts, sizeof parts) | 1, __ATOMIC_RELEASE);
 	}
 	memcpy(call_verdicts, plan->verdicts, sizeof call_verdicts);
+	if (plan->starts < KEEP_AFTER)
+		__atomic_add_fetch(&plan->starts, 1, __ATOMIC_RELAXED);
 }
 
 long network_filter(bool i386)

@@ -6,6 +6,7 @@
 #include "trap/trap.h"
 
 #define PKEY_MPROTECT 329
+#define KEEP_AFTER 32 /* so many programs of a container: then looking through a C library pays, which costs as much as 300 starts save */
 #define MAP_DENYWRITE_ 0x800 /* what the loader of glibc maps a file with, from its start on, for all of its extent */
 #define SHADOW_STACK 0x5001 /* ARCH_SHSTK_ENABLE: user shadow stacks, which our way back would break */
 

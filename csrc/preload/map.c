@@ -269,9 +269,12 @@ static long look_up(int fd, struct found *f)
 		return 0;
 	kept_name(&f->h.id, f->name, sizeof f->name);
 	f->fd = read_kept(f->name, &f->h.id, &f->h);
-	if (f->fd < 0 && !self.eager && (st.st_size > (int64_t)WHOLE || (guest_runs && !c_library(fd)))) {
-		f->nothing = true;
-		found_clean(&f->h.id);
+	if (f->fd < 0 && !self.eager) {
+		f->nothing = st.st_size > (int64_t)WHOLE || (guest_runs && !c_library(fd));
+		if (f->nothing)
+			found_clean(&f->h.id);
+		else
+			f->nothing = self.core.plan->starts < KEEP_AFTER;
 	}
 	if (f->fd >= 0 && !f->h.n_spans) {
 		f->nothing = true;

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,27 @@ def test_cases(engine: Engine, arena: Arena, programs: dict[str, str], build: st
     assert failed <= EXPECTED[engine.name] | (I386 if build == "i386" else set()), done.stdout
     assert " passed, " in done.stdout, done.stdout
     assert snapshot(arena.root) == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="code is changed on x86-64 only")
+@pytest.mark.parametrize("build", ("glibc", "musl"))
+def test_cases_with_a_changed_c_library(
+    arena: Arena, programs: dict[str, str], build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As containers have it from the first program on, when another has run some before."""
+    from udk.engines.trap import TrapEngine
+
+    if build not in programs:
+        require(BUILDS[build][0])
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    time.sleep(max(0, 3.1 - (time.time() - max(p.stat().st_ctime for p in arena.root.glob("lib*/**/*")))))
+    assert arena.run(TrapEngine(), programs[build], "--often", "40").returncode == 0
+    assert sum(len(files) for _, _, files in os.walk(tmp_path / "udk")) == (2 if build == "glibc" else 1)
+    done = arena.run(TrapEngine(), programs[build], env={"CONTRACT_FAKE_ROOT": "1"})
+    failed = {line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("FAIL ")}
+    assert failed <= EXPECTED["trap"], done.stdout
+    assert " passed, " in done.stdout, done.stdout
 
 
 @pytest.mark.slow
