@@ -78,8 +78,11 @@ long core_call(struct call *c)
 	c->hops = 0;
 	c->how = 0;
 	c->w->n_fds = 0;
-	if (c->core->plan->options & OPT_IDENTITY)
-		return identity_call(c);
+	if (c->core->plan->options & OPT_IDENTITY) {
+		r = identity_call(c);
+		close_since(c, 0);
+		return r;
+	}
 	if (c->nr < 0 || c->nr >= table_size || table[c->nr].act == DENY_ENOSYS)
 		return -ENOSYS;
 	if (table[c->nr].act == DENY_EPERM)

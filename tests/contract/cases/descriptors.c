@@ -377,3 +377,22 @@ CASE(high_numbers_are_free)
 		CHECK(waitpid(pid, &status, 0) == pid && status == 0);
 	}
 }
+
+/* In a directory that is too deep for a path, by names that the engine has something to say of. */
+CASE(nothing_is_left_open)
+{
+	char name[256];
+	int lowest, fd;
+
+	memset(name, 'd', 255);
+	name[255] = 0;
+	for (int i = 0; i < 20; i++)
+		CHECK(mkdir(name, 0755) == 0 && chdir(name) == 0);
+	lowest = dup(0);
+	CHECK(lowest > 0 && close(lowest) == 0);
+	for (int i = 0; i < 20; i++) {
+		fd = open(i % 2 ? "../maps" : "../exe", O_RDWR | O_CREAT, 0600);
+		CHECK(fd > 0 && close(fd) == 0);
+	}
+	CHECK(dup(0) == lowest);
+}

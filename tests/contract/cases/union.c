@@ -61,12 +61,13 @@ CASE(directories_by_links_of_proc)
 		struct stat a, b;
 		struct statx x;
 		int fd = open(dirs[i], O_RDONLY | O_DIRECTORY);
+		int counts = strcmp(dirs[i], "/proc") != 0; /* its links are the processes of just now */
 		CHECK(fd >= 0 && stat(dirs[i], &a) == 0);
 		for (int other = 0; other < 2; other++) {
 			snprintf(link, sizeof link, other ? "/proc/self/fd/%d" : "/dev/fd/%d", fd);
-			CHECK(stat(link, &b) == 0 && a.st_ino == b.st_ino && a.st_dev == b.st_dev && a.st_nlink == b.st_nlink);
+			CHECK(stat(link, &b) == 0 && a.st_ino == b.st_ino && a.st_dev == b.st_dev && (!counts || a.st_nlink == b.st_nlink));
 			if (syscall(SYS_statx, AT_FDCWD, link, 0, STATX_BASIC_STATS, &x) == 0)
-				CHECK(x.stx_ino == a.st_ino && x.stx_nlink == a.st_nlink);
+				CHECK(x.stx_ino == a.st_ino && (!counts || x.stx_nlink == a.st_nlink));
 			else
 				CHECK(errno == ENOSYS);
 			CHECK(lstat(link, &b) == 0 && S_ISLNK(b.st_mode));

@@ -309,12 +309,15 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+	int open;
+
 	if (size < HEADER)
 		return 0;
 	play_start();
 	inside_enter(data[0] & TWO_DEVICES, (data[0] & NO_OWNERS ? 0 : OPT_OWNERS) | (data[0] & NO_FAKE_ROOT ? 0 : OPT_FAKE_ROOT), data[0] & NOT_ROOT ? 1000 : 0);
 	memset(guest, 0, GUEST_SIZE);
 	play_failures(data);
+	open = world_descriptors(-1);
 	looking = !data[1] && !(data[4] & data[5]) && !(data[0] & NO_OWNERS);
 	if (looking)
 		for (size_t i = 0; i < N_WATCHED; i++)
@@ -330,6 +333,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (size_t i = 0; looking && i < N_WATCHED; i++)
 		agree(watched[i]);
 	play_end();
+	world_descriptors(open);
 	inside_leave();
 	return 0;
 }

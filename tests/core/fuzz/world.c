@@ -288,13 +288,23 @@ static NORETURN void left_open(long fd)
 	abort();
 }
 
-static int open_above(long *highest)
+static int open_above(int lower, long *highest)
 {
 	int n = 0;
 
-	for (int fd = lowest + 1; fd < 256; fd++)
+	for (int fd = lower + 1; fd < 256; fd++)
 		if (sys_fcntl(fd, F_GETFD, 0) >= 0)
 			n++, *highest = fd;
+	return n;
+}
+
+int world_descriptors(int expected)
+{
+	long highest = 0;
+	int n = open_above(2, &highest);
+
+	if (expected >= 0 && n != expected)
+		left_open(highest);
 	return n;
 }
 
@@ -333,7 +343,7 @@ void world_enter(unsigned variant)
 	guest_high = guest_low + GUEST_SIZE;
 	lowest = (int)sys_fcntl(0, F_DUPFD, 3);
 	sys_close(lowest);
-	above = open_above(&(long){ 0 });
+	above = open_above(lowest, &(long){ 0 });
 	roots_open(&world);
 	checked.fail_at = checked.fail_every = checked.lacks = 0;
 	checked.calls = checked.changes = 0;
@@ -367,7 +377,7 @@ void world_leave(void)
 	if (fd != lowest)
 		left_open(lowest);
 	sys_close((int)fd);
-	if (open_above(&now) != above)
+	if (open_above(lowest, &now) != above)
 		left_open(now);
 	sys_chdir("/");
 	SC1(__NR_umask, 022);

@@ -35,6 +35,8 @@ const char *world_path(const char *name);
 void world_file(const char *name, const void *data, size_t n, unsigned mode);
 /* core_call and find_program with memory that was never cleared: it is full of this. */
 extern unsigned char world_litter;
+/* How many of the lowest are open; unless it is as many as expected (-1: any number), that is told and the end. */
+int world_descriptors(int expected);
 long world_call(struct call *c);
 long world_program(int dfd, const void *path, long flags, bool become);
 
