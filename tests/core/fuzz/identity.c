@@ -333,7 +333,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (size_t i = 0; looking && i < N_WATCHED; i++)
 		agree(watched[i]);
 	play_end();
-	world_descriptors(open);
+	if (world_descriptors(-1) != open) {
+		inside_out();
+		world_descriptors(open);
+	}
 	inside_leave();
 	return 0;
 }
