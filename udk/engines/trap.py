@@ -13,7 +13,6 @@ import sys
 
 from udk.engines import homes
 from udk.engines.base import Engine, Launch, forget_home, linked_home
-from udk.engines.code import code_directory
 from udk.engines.guard import NATIVE
 from udk.errors import EngineError, UdkError
 
@@ -157,6 +156,8 @@ class TrapEngine(Engine):
 
     def mechanism(self, spec: RunSpec, words: list[str]) -> int:
         """The options by which calls come to the engine; what else it must be told is added to ``words``."""
+        from udk.engines.code import code_directory
+
         if os.environ.get("UDK_TRAP_PATCH") == "0":
             return 0
         # What one confined payload wrote there, another container would execute.
