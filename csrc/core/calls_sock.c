@@ -363,9 +363,7 @@ long call_accept(struct call *c) { return with_address(c, __NR_accept, 1); }
 long call_accept4(struct call *c) { return with_address(c, __NR_accept4, 1); }
 long call_recvfrom(struct call *c) { return with_address(c, __NR_recvfrom, 4); }
 
-/* The guest's ids of who sent or connected, in place of those that the kernel told; whoever is gone was what the container
- * began with. */
-static void show_ids(struct call *c, uint32_t *cred, bool effective)
+void show_ids(struct call *c, uint32_t cred[3], bool effective)
 {
 	const struct plan *plan = c->core->plan;
 	struct ids they;

@@ -447,6 +447,9 @@ long process_maps(struct call *c, uint64_t pid, uint64_t at, char *to);
 /* The ids of another process of the container, which keeps them where this one does; false: it could not be asked, and
  * what it began with is assumed. */
 bool ids_of(struct call *c, uint64_t pid, struct ids *ids);
+/* calls_sock.c: of a process, user and group as the kernel told them, the guest's ids of that process; whoever is gone was
+ * what the container began with. */
+void show_ids(struct call *c, uint32_t cred[3], bool effective);
 long proc_readlink(struct call *c, struct place *p, char *to);
 bool proc_is_magic(struct call *c, struct place *p);
 long proc_magic(struct call *c, struct place *p, bool last);

@@ -140,7 +140,7 @@ struct plan {
 	volatile uint32_t deep; /* directories too deep for a path may be remembered: see changed_above */
 	volatile uint32_t starts; /* of programs, counted up to KEEP_AFTER (preload/map.c) */
 	char nodename[65];                    /* that the guest set; empty: none */
-	volatile uint64_t build;              /* of changed code: this program and what it answers, as a hash; then the verdicts */
+	volatile uint64_t build;              /* of changed code: the verdicts, as a hash; 0: they are not there yet */
 	uint8_t verdicts[512];
 	volatile uint64_t clean[512];         /* hashes of files in whose code nothing is to be changed */
 	volatile uint64_t owned[OWNED_WORDS]; /* bits: inodes that may have an entry in one of the records */

@@ -118,6 +118,13 @@ static enum verdict verdict_of(long nr)
 	return e->act == TRAP_ARG && (e->arg == 1 || (e->arg >= 3 && e->arg <= 5)) ? JUDGE_ARG + e->arg : ANSWER;
 }
 
+uint64_t build_of_code(void)
+{
+	const uint64_t parts[4] = { CODE_VERSION << 1 | self.eager, (uint64_t)eager_known, (uint64_t)eager_unknown, self.core.plan->build };
+
+	return text_hash((const char *)parts, sizeof parts);
+}
+
 void eager_start(void)
 {
 	struct plan *plan = self.core.plan;
@@ -125,12 +132,9 @@ void eager_start(void)
 	_Static_assert(sizeof plan->verdicts == VERDICTS, "one for each number");
 	eager_notes = &self.core.notes;
 	if (!plan->build) { /* the container's first program, or several at once: they come to the same */
-		uint64_t parts[4] = { CODE_VERSION << 1 | self.eager, (uint64_t)eager_known, (uint64_t)eager_unknown, 0 };
-
 		for (long nr = 0; nr < VERDICTS; nr++)
 			plan->verdicts[nr] = (uint8_t)verdict_of(nr);
-		parts[3] = text_hash((const char *)plan->verdicts, sizeof plan->verdicts);
-		__atomic_store_n(&plan->build, text_hash((const char *)parts, sizeof parts) | 1, __ATOMIC_RELEASE);
+		__atomic_store_n(&plan->build, text_hash((const char *)plan->verdicts, sizeof plan->verdicts) | 1, __ATOMIC_RELEASE);
 	}
 	memcpy(call_verdicts, plan->verdicts, sizeof call_verdicts);
 	if (plan->starts < KEEP_AFTER)

@@ -18,6 +18,8 @@ extern char eager_known[], eager_unknown[];
 long network_filter(bool i386);
 /* After the plan is there. */
 void eager_start(void);
+/* What changed code is made for: this program, which may be newer than the container, and what it answers. */
+uint64_t build_of_code(void);
 const struct entry *eager_entry_of(long nr); /* NULL: as without a filter's absence */
 /* SIGILL at one of our sites: true when it was one. */
 int on_undefined(struct frame *f); /* 0: not ours; 1: a call for `answer`; 2: done, the frame goes on elsewhere */

@@ -263,7 +263,7 @@ static long look_up(int fd, struct found *f)
 	memset(&f->h, 0, sizeof f->h);
 	f->h.magic = KEPT_MAGIC;
 	f->h.id = (struct kept_id){ st.st_dev, st.st_ino, (uint64_t)st.st_size, (uint64_t)st.st_mtime, st.st_mtime_nsec,
-				    (uint64_t)st.st_ctime, st.st_ctime_nsec, self.core.plan->build };
+				    (uint64_t)st.st_ctime, st.st_ctime_nsec, build_of_code() };
 	f->nothing = *clean_slot(&f->h.id, &hash) == hash;
 	if (f->nothing || !*plan_text(&self.core, self.core.plan->code))
 		return 0;

@@ -9,6 +9,9 @@
 
 #define SIGSYS_ self.signal /* or SIGILL, see there */
 #define THREADS 64
+#define SIGCHLD_ 17
+#define SI_USER_ 0
+#define SI_TKILL_ (-6)
 
 
 /* ---- threads that block SIGSYS ------------------------------------------------------------------------ */
@@ -332,6 +335,20 @@ long call_signalfd4(struct call *c)
 	return SC4(__NR_signalfd4, c->a[0], use, sizeof m, c->nr == __NR_signalfd4 ? c->a[3] : 0);
 }
 
+void show_sender(struct call *c, unsigned long info)
+{
+	struct { int signo, error, code, pad; uint32_t pid, uid; } i;
+	uint32_t cred[3];
+
+	if (!(c->core->plan->options & OPT_OWNERS) || guest_read(&i, (void *)info, sizeof i) || !i.pid)
+		return;
+	if (i.code != SI_USER_ && i.code != SI_TKILL_ && (i.signo != SIGCHLD_ || i.code <= 0))
+		return;
+	cred[0] = i.pid, cred[1] = i.uid, cred[2] = 0;
+	show_ids(c, cred, false);
+	guest_write((char *)info + offsetof(struct info, address) + 4, &cred[1], sizeof cred[1]);
+}
+
 long call_rt_sigtimedwait(struct call *c)
 {
 	sigmask m;
@@ -355,6 +372,8 @@ long call_rt_sigtimedwait(struct call *c)
 		if (r == 0)
 			return -EINTR;
 		r = SC4(__NR_rt_sigtimedwait, &m, c->a[1], c->a[2], sizeof m);
+		if (r > 0 && c->a[1])
+			show_sender(c, c->a[1]);
 		if (r != -EINTR || !wanted)
 			return r;
 	}

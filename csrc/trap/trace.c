@@ -125,6 +125,8 @@ long call_waitid(struct call *c)
 
 	for (;;) {
 		r = call_raw(c);
+		if (!r && c->a[2])
+			show_sender(c, c->a[2]);
 		if (r || !c->a[2] || guest_read(&info, (void *)c->a[2], sizeof info) || info.code != CLD_TRAPPED_)
 			return r;
 		if (c->a[3] & 0x01000000 /* WNOWAIT */) {

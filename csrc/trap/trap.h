@@ -179,6 +179,8 @@ long call_rt_sigprocmask(struct call *c);
 long call_rt_sigsuspend(struct call *c);
 long call_rt_sigpending(struct call *c);
 long call_rt_sigtimedwait(struct call *c);
+/* In a siginfo that the kernel made and gave to the guest: the user who sent it, or whose child it tells of. */
+void show_sender(struct call *c, unsigned long info);
 long call_sigaltstack(struct call *c);
 long call_signalfd4(struct call *c);
 long call_ppoll(struct call *c);

@@ -27,7 +27,7 @@ DYNAMIC_ONLY = ("preload",)
 EXPECTED: dict[str, set[str]] = {
     "namespace": set(),
     "trap": set(),
-    "ptrace": {"traced_child"},
+    "ptrace": {"traced_child", "who_sent_a_signal"},
     "preload": set(),
     "runc": set(),
     "singularity": set(),

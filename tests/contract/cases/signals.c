@@ -357,3 +357,24 @@ CASE(registers_and_vectors_survive)
 	}
 #endif
 }
+
+/* As kill(2) has it, the sender's real user; of a child its own. */
+CASE(who_sent_a_signal)
+{
+	siginfo_t info;
+	sigset_t set;
+	pid_t pid;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	CHECK(sigprocmask(SIG_BLOCK, &set, NULL) == 0 && kill(getpid(), SIGUSR1) == 0);
+	memset(&info, 0xff, sizeof info);
+	CHECK(sigwaitinfo(&set, &info) == SIGUSR1 && info.si_pid == getpid() && info.si_uid == getuid());
+	CHECK(sigqueue(getpid(), SIGUSR1, (union sigval){ .sival_int = 7 }) == 0);
+	CHECK(sigwaitinfo(&set, &info) == SIGUSR1 && info.si_uid == getuid() && info.si_value.sival_int == 7);
+	pid = fork();
+	if (pid == 0)
+		_exit(7);
+	memset(&info, 0xff, sizeof info);
+	CHECK(waitid(P_PID, (id_t)pid, &info, WEXITED) == 0 && info.si_pid == pid && info.si_status == 7 && info.si_uid == getuid());
+}

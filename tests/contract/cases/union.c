@@ -435,6 +435,13 @@ CASE(a_core_file)
 		CHECK(setrlimit(RLIMIT_CORE, &all) == 0 || !getenv("CONTRACT_FAKE_ROOT"));
 		most = (struct rlimit){ 4711, 4711 };
 		CHECK(syscall(SYS_prlimit64, 0, RLIMIT_CORE, &all, &most) < 0 || most.rlim_cur != 4711);
+		if (getenv("CONTRACT_FAKE_ROOT")) { /* what was asked for is told, whether there will be a core file or not */
+			most = (struct rlimit){ 8192, 16384 };
+			CHECK(setrlimit(RLIMIT_CORE, &most) == 0 && getrlimit(RLIMIT_CORE, &most) == 0 && most.rlim_cur == 8192);
+			most = (struct rlimit){ 0, 0 };
+			CHECK(setrlimit(RLIMIT_CORE, &most) == 0 && getrlimit(RLIMIT_CORE, &most) == 0 && most.rlim_max == 0);
+			CHECK(setrlimit(RLIMIT_CORE, &all) == 0);
+		}
 		signal(SIGABRT, SIG_DFL);
 		abort();
 	}
