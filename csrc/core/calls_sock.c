@@ -303,6 +303,8 @@ long call_bind(struct call *c)
 		r = move_new(a.path, c->w->a.host, false);
 		if (r)
 			sys_unlinkat(AT_FDCWD, a.path, 0);
+		if (r == -EEXIST)
+			r = -EADDRINUSE;
 	}
 	if (!r && recorded(c->core, &c->w->a))
 		owner_new(c, &c->w->a, -1);

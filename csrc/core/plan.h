@@ -52,8 +52,8 @@ enum plan_options {
 	OPT_LINUX32 = 16384, /* and the image is of such: uname says so */
 	OPT_NOEXEC = 128, /* some tree is on a noexec mount: map code by copying it */
 	OPT_IDENTITY = 1 << 16, /* identity.c: paths are the kernel's, in namespaces of the guest's own */
-	OPT_KEPT = 1 << 18, /* trap: the C library and its loader come changed, as preload has them */
 	OPT_XINO = 1 << 17, /* with it: inodes of the lower have their highest bit set */
+	OPT_KEPT = 1 << 18, /* trap: the C library and its loader come changed, as preload has them */
 };
 
 #define LOWER_BIT ((uint64_t)1 << 63) /* of inodes: OPT_XINO */

@@ -475,13 +475,22 @@ static long plain_mmap(const unsigned long a[6], int flags)
 	return SC6(__NR_mmap, a[0], a[1], a[2], flags, a[4], a[5]);
 }
 
+static bool is_elf(int fd)
+{
+	char head[4];
+
+	return sys_pread(fd, head, 4, 0) == 4 && !memcmp(head, "\177ELF", 4);
+}
+
 long eager_mmap(const unsigned long a[6])
 {
 	int prot = (int)a[2], flags = (int)a[3], fd = (int)a[4];
 	long at, r;
 
 	guest_runs = true;
-	if (!a[0] && !a[5] && (flags & ~MAP_DENYWRITE_) == MAP_PRIVATE && flags & MAP_DENYWRITE_ && !(prot & PROT_WRITE) && prot & PROT_READ) {
+	/* (glibc maps the data of locales so, too) */
+	if (!a[0] && !a[5] && (flags & ~MAP_DENYWRITE_) == MAP_PRIVATE && flags & MAP_DENYWRITE_ && !(prot & PROT_WRITE) && prot & PROT_READ &&
+	    is_elf(fd)) {
 		bool changed;
 
 		at = code_place(0, a[1], fd, prot, flags, &changed);
@@ -492,17 +501,17 @@ long eager_mmap(const unsigned long a[6])
 	}
 	if (!(prot & PROT_EXEC) || flags & MAP_ANONYMOUS)
 		return plain_mmap(a, flags);
+	if ((flags & 3) != MAP_PRIVATE && !self.eager) /* where there is a filter nothing must be changed */
+		return plain_mmap(a, flags);
 	if ((flags & 3) != MAP_PRIVATE && !(prot & PROT_WRITE)) {
-		char head[4];
-
-		if (sys_pread(fd, head, 4, 0) == 4 && !memcmp(head, "\177ELF", 4))
+		if (is_elf(fd))
 			flags = (flags & ~3) | MAP_PRIVATE; /* its pages are to be changed, the file is not */
 		else
 			return plain_mmap(a, flags);
 	}
 	if (flags & MAP_FIXED && !((a[0] | a[5]) & (PAGE - 1)) && a[1]) {
 		at = code_map(a[0], UP(a[1]), fd, a[5], prot, flags);
-		if (!is_error(at) || at == -EBADF || at == -EACCES || at == -ENODEV || at == -EPERM)
+		if (!is_error(at) || !self.eager || at == -EBADF || at == -EACCES || at == -ENODEV || at == -EPERM)
 			return at;
 		r = at;
 		at = (long)a[0];

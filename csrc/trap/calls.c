@@ -77,8 +77,8 @@ static long call_rlimit(struct call *c)
 		return r;
 	if (wished.set)
 		shown = wished.limit;
-	if (!from && !r && wished.set)
-		return guest_write((void *)to, &shown, sizeof shown);
+	if (!r && to && wished.set && guest_write((void *)to, &shown, sizeof shown))
+		return -EFAULT;
 	if (from && r == -EPERM && !guest_read(&new, (void *)from, sizeof new) && !sys_prlimit(0, RLIMIT_CORE_, NULL, &real) && !real.rlim_max)
 		r = to && guest_write((void *)to, &shown, sizeof shown) ? -EFAULT : 1;
 	if (from && r >= 0 && own_memory()) {

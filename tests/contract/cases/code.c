@@ -232,3 +232,16 @@ CASE(code_is_mapped_in_one_piece)
 	fclose(f);
 	CHECK(seen || getenv("CONTRACT_NOEXEC")); /* copied there, as nothing of such a mount is mapped */
 }
+
+/* What the kernel refuses is refused as it does it; a file that is shared stays so. */
+CASE(code_of_files_that_cannot_be_mapped)
+{
+	char *room = mmap(NULL, 8192, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int fd = open("/proc/self/exe", O_RDONLY), dir = open("/", O_RDONLY | O_DIRECTORY);
+
+	CHECK(room != MAP_FAILED && fd >= 0 && dir >= 0);
+	FAILS(mmap(room, 0, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, fd, 0) == MAP_FAILED ? -1 : 0, EINVAL);
+	FAILS(mmap(room, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, dir, 0) == MAP_FAILED ? -1 : 0, ENODEV);
+	FAILS(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | 0x800 /* MAP_DENYWRITE */, dir, 0) == MAP_FAILED ? -1 : 0, ENODEV);
+	CHECK(room[0] == 0 && room[4096] == 0);
+}

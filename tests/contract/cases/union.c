@@ -438,8 +438,9 @@ CASE(a_core_file)
 		if (getenv("CONTRACT_FAKE_ROOT")) { /* what was asked for is told, whether there will be a core file or not */
 			most = (struct rlimit){ 8192, 16384 };
 			CHECK(setrlimit(RLIMIT_CORE, &most) == 0 && getrlimit(RLIMIT_CORE, &most) == 0 && most.rlim_cur == 8192);
-			most = (struct rlimit){ 0, 0 };
-			CHECK(setrlimit(RLIMIT_CORE, &most) == 0 && getrlimit(RLIMIT_CORE, &most) == 0 && most.rlim_max == 0);
+			most = (struct rlimit){ 4711, 4711 };
+			CHECK(syscall(SYS_prlimit64, 0, RLIMIT_CORE, &(struct rlimit){ 0, 0 }, &most) == 0 && most.rlim_max == 16384);
+			CHECK(getrlimit(RLIMIT_CORE, &most) == 0 && most.rlim_max == 0);
 			CHECK(setrlimit(RLIMIT_CORE, &all) == 0);
 		}
 		signal(SIGABRT, SIG_DFL);
