@@ -183,24 +183,22 @@ static long chown16(struct call *c)
 /* The kernel's own call first; then a private copy of the code. */
 static long mmap2(struct call *c)
 {
-	size_t n = (c->a[1] + 4095) & ~4095UL, done = 0;
+	size_t n = (c->a[1] + 4095) & ~4095UL;
 	uint64_t from = (uint64_t)c->a[5] << 12;
-	long r = call_raw(c), got = 1;
+	long r = call_raw(c), failed;
 
-	if ((int)r != -EPERM || !(c->a[2] & PROT_EXEC) || c->a[3] & MAP_ANONYMOUS || !(c->a[3] & MAP_PRIVATE))
+	if ((uint32_t)r > -4096U)
+		r = (int)r;
+	if (!code_to_copy(c, n, from, &r))
 		return r;
 	r = syscall_i386(c->nr32, c->a[0], n, PROT_READ | PROT_WRITE, c->a[3] | MAP_ANONYMOUS, -1UL, 0);
 	if ((uint32_t)r > -4096U)
 		return r;
 	r = (uint32_t)r;
-	while (done < n && got > 0) {
-		got = sys_pread((int)c->a[4], (char *)r + done, n - done, (int64_t)(from + done));
-		done += got > 0 ? (size_t)got : 0;
-	}
-	got = got < 0 ? got : sys_mprotect((void *)r, n, (int)c->a[2]);
-	if (got)
+	failed = copy_code((void *)r, n, (int)c->a[2], (int)c->a[4], from);
+	if (failed)
 		sys_munmap((void *)r, n);
-	return got ? got : r;
+	return failed ? failed : r;
 }
 
 /* ---- the table ------------------------------------------------------------------------------------------- */

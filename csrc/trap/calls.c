@@ -191,23 +191,36 @@ static long call_fcntl(struct call *c)
 	return is_root_fd(c->core, (int)c->a[0]) ? -EBADF : call_raw(c);
 }
 
+/* Whether a refused mapping is to be answered by a copy: of code, from a noexec mount. What cannot be mapped as data
+ * either (a directory, a file that is not open for reading) is refused for that, as r tells then. */
+bool code_to_copy(const struct call *c, size_t n, uint64_t from, long *r)
+{
+	void *data;
+
+	if (*r != -EPERM || !(c->a[2] & PROT_EXEC) || c->a[3] & MAP_ANONYMOUS || !(c->a[3] & MAP_PRIVATE))
+		return false;
+	data = sys_mmap(NULL, n, PROT_READ, MAP_PRIVATE, (int)c->a[4], (int64_t)from);
+	if (is_error((long)data)) {
+		*r = (long)data;
+		return false;
+	}
+	sys_munmap(data, n);
+	return true;
+}
+
 /* Code from a file system mounted noexec: a private copy of it. Only trapped where a tree is on one. */
 static long call_mmap_code(struct call *c)
 {
-	size_t n = UP(c->a[1]), done = 0;
-	long r = call_raw(c), got = 1;
+	size_t n = UP(c->a[1]);
+	long r = call_raw(c);
 	char *at;
 
-	if (r != -EPERM || !(c->a[2] & PROT_EXEC) || c->a[3] & MAP_ANONYMOUS || !(c->a[3] & MAP_PRIVATE))
+	if (!code_to_copy(c, n, c->a[5], &r))
 		return r;
 	at = sys_mmap((void *)c->a[0], n, PROT_READ | PROT_WRITE, (int)c->a[3] | MAP_ANONYMOUS, -1, 0);
 	if (is_error((long)at))
 		return (long)at;
-	while (done < n && got > 0) {
-		got = sys_pread((int)c->a[4], at + done, n - done, (int64_t)(c->a[5] + done));
-		done += got > 0 ? (size_t)got : 0;
-	}
-	r = got < 0 ? got : sys_mprotect(at, n, (int)c->a[2]);
+	r = copy_code(at, n, (int)c->a[2], (int)c->a[4], c->a[5]);
 	if (r)
 		sys_munmap(at, n);
 	return r ? r : (long)at;

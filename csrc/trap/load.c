@@ -68,6 +68,16 @@ static int protection(uint32_t flags)
 	return (flags & PF_R ? PROT_READ : 0) | (flags & PF_W ? PROT_WRITE : 0) | (flags & PF_X ? PROT_EXEC : 0);
 }
 
+/* On a noexec mount: fills anonymous memory with what a file has there, and gives it its protection. */
+long copy_code(void *at, size_t n, int prot, int fd, uint64_t offset)
+{
+	long got = 1;
+
+	for (size_t done = 0; done < n && got > 0; done += got > 0 ? (size_t)got : 0)
+		got = sys_pread(fd, (char *)at + done, n - done, (int64_t)(offset + done));
+	return got < 0 ? got : sys_mprotect(at, n, prot);
+}
+
 /* Maps file pages; on a noexec mount code is copied instead. */
 static long map_file(const struct image *m, unsigned long at, size_t n, int prot, uint64_t offset)
 {
@@ -76,13 +86,7 @@ static long map_file(const struct image *m, unsigned long at, size_t n, int prot
 	if (r != -EPERM || !(prot & PROT_EXEC))
 		return r;
 	r = (long)sys_mmap((void *)at, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, -1, 0);
-	for (size_t done = 0; !is_error(r) && done < n;) {
-		long got = sys_pread(m->fd, (char *)at + done, n - done, (int64_t)(offset + done));
-		if (got <= 0)
-			break;
-		done += (size_t)got;
-	}
-	return is_error(r) ? r : sys_mprotect((void *)at, n, prot);
+	return is_error(r) ? r : copy_code((void *)at, n, prot, m->fd, offset);
 }
 
 static long map_segment(const struct image *m, const Elf64_Phdr *p, bool mapped)

@@ -163,6 +163,7 @@ void slot_mine(struct work *w); /* held across an execve: reclaimed when the hol
 /* ---- calls.c: the handlers that only this front end has ------------------------------------------------ */
 
 long trap_call(struct call *c);
+bool code_to_copy(const struct call *c, size_t n, uint64_t from, long *r);
 long answer(long nr, const unsigned long a[6], struct frame *f);
 const struct entry *trap_entry_of(long nr); /* from the front end's table, else the core's */
 
@@ -224,6 +225,7 @@ long call_execveat(struct call *c);
 bool exec_again(const unsigned long a[6], long *r); /* of what was executed before; false: `do_exec` is to do it */
 long do_exec(struct call *c, int dfd, const void *path, const void *argv, const void *envp, long flags);
 NORETURN void load(unsigned long *stack);
+long copy_code(void *at, size_t n, int prot, int fd, uint64_t offset);
 NORETURN void die(const char *what, const char *name, long error);
 
 #define PREFIX 8 /* words that do_exec puts before the guest's argv; even, for the stack's alignment */
