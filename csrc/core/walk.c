@@ -307,6 +307,7 @@ static long walk_raw(struct call *c, int dfd, unsigned flags, struct place *p, b
 			if (r < 0 || !p->raw) {
 				if (closed && r >= 0 && from_below(c, (int)at, last, p)) {
 					p->dotdot = last;
+					r = 0;
 					continue;
 				}
 				p->dotdot = last;

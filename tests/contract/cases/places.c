@@ -270,7 +270,7 @@ CASE(made_without_bits)
 CASE(nothing_leads_through_a_closed_directory)
 {
 	struct stat s;
-	int here = open(".", O_RDONLY | O_DIRECTORY);
+	int here = open(".", O_RDONLY | O_DIRECTORY), fd;
 	if (!getuid())
 		return;
 	CHECK(here >= 0 && mkdir("d", 0755) == 0 && mkdir("d/e", 0755) == 0);
@@ -293,7 +293,13 @@ CASE(nothing_leads_through_a_closed_directory)
 	CHECK(stat("/rw", &s) == 0 && there("/rw/nested") && chmod("/rw", 0600) == 0);
 	FAILS(stat("/rw/nested", &s), EACCES);
 	FAILS(open("/rw/nested", O_RDONLY), EACCES);
-	CHECK(chmod("/rw", 0755) == 0 && there("/rw/nested"));
+	CHECK(chmod("/rw", 0755) == 0 && there("/rw/nested") && mkdir("/rw/below", 0755) == 0 && mkdir("/rw/below/a", 0755) == 0);
+	CHECK(chdir("/rw/below") == 0 && chmod("..", 0) == 0);
+	fd = open("a/../..", O_PATH | O_DIRECTORY);
+	CHECK(fd == -1 ? errno == EACCES : fd > here && fstat(fd, &s) == 0 && S_ISDIR(s.st_mode) && close(fd) == 0); /* never another number */
+	FAILS(stat("../nested", &s), EACCES);
+	FAILS(open("..", O_RDONLY), EACCES);
+	CHECK(chmod("..", 0755) == 0 && fchdir(here) == 0 && rmdir("/rw/below/a") == 0 && rmdir("/rw/below") == 0);
 	/* in both layers, where the image's directories are his */
 	put("/lower/special/new", "new");
 	CHECK(there("/lower/special/lowerfile"));

@@ -28,6 +28,8 @@ struct checked {
 	unsigned long calls, changes; /* made since they were set to 0 */
 };
 extern struct checked checked;
+extern void (*before_end)(void); /* a finding is to be written where the fuzzer was started */
+NORETURN void finding(void);
 long checked_raw(long nr, const long *a); /* a call that nobody looks at */
 
 enum lacks { NO_RENAMEAT2 = 1, NO_COPY_RANGE = 2, NO_MEMFD = 4, NO_XATTR = 8, NO_WHITEOUT = 16, NO_EMPTY_PATH = 32, NO_SENDFILE = 64,

@@ -303,6 +303,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 		SC1(__NR_exit_group, 78);
 	}
 	make_call = observe;
+	before_end = inside_out;
 	next_run = run_again;
 	return 0;
 }

@@ -23,8 +23,8 @@ void keep_fd(long fd)
 	if (fd < 0)
 		return;
 	if (fd <= 2) { /* these are open all the time */
-		say(2, "the guest was given a descriptor that is not new: %ld\n", fd);
-		abort();
+		say(2, "the guest was given a descriptor that is not new: %ld%s\n", fd, sys_fcntl((int)fd, F_GETFL, 0) < 0 ? ", which is none" : "");
+		finding();
 	}
 	if (slot[turn] >= 0)
 		sys_close(slot[turn]);

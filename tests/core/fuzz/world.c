@@ -38,7 +38,7 @@ void world_file(const char *name, const void *data, size_t n, unsigned mode)
 
 	if (fd < 0 || write_all((int)fd, data, n)) {
 		say(2, "%s: %s\n", path, errno_text(fd));
-		abort();
+		finding();
 	}
 	sys_fchmod((int)fd, mode);
 	sys_close((int)fd);
@@ -73,7 +73,7 @@ static void make_plan(struct plan *plan, bool both)
 		error = what;
 	if (error) {
 		say(2, "plan: %s\n", error);
-		abort();
+		finding();
 	}
 }
 
@@ -89,7 +89,7 @@ static void remove_below(int dirfd, const char *name)
 		if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP)
 			return;
 		say(2, "%s cannot be emptied: %s\n", name, errno_text(fd));
-		abort();
+		finding();
 	}
 	sys_fchmod(fd, 0700);
 	for (bool again = true; again;) {
@@ -105,7 +105,7 @@ static void remove_below(int dirfd, const char *name)
 					remove_below(fd, d->d_name);
 					if (sys_unlinkat(fd, d->d_name, AT_REMOVEDIR)) {
 						say(2, "%s stays\n", d->d_name);
-						abort();
+						finding();
 					}
 				}
 				again = true;
@@ -197,7 +197,7 @@ static void all_as_it_was(void)
 		if (was[i] && was[i] != is) {
 			say(2, "%s is not what it was before the first input:\n", path);
 			tree_digest(path, true);
-			abort();
+			finding();
 		}
 		was[i] = is;
 	}
@@ -205,7 +205,7 @@ static void all_as_it_was(void)
 	for (int fd = 0; fd < 3; fd++)
 		if (sys_fcntl(fd, F_GETFD, 0) < 0) {
 			say(2, "descriptor %d is not open any more\n", fd);
-			abort();
+			finding();
 		}
 }
 
@@ -217,7 +217,7 @@ void world_start(void)
 
 	if (!home) {
 		say(2, "FUZZ_HOME must name an empty directory\n");
-		abort();
+		finding();
 	}
 	memset(filler, 'w', 90); /* as long as the directories of real stores */
 	snprintf(sockets, sizeof sockets, "%s/s", home);
@@ -253,18 +253,18 @@ void world_start(void)
 	make_plan(&plans[0], true);
 	make_plan(&plans[1], false);
 	if (plan_map(&world, world_path("state/plan"), true))
-		abort();
+		finding();
 	world.plan->generation = 1;
 	for (int i = 0; i < 2; i++) {
 		memcpy(world.plan, &plans[i], offsetof(struct plan, generation));
 		if (!i && (plan_map_changes(&world, true) || owner_load_record(&world)))
-			abort();
+			finding();
 		struct work *w = malloc(sizeof *w);
 		struct call c = { .core = &world, .w = w };
 		long r = plan_place_mounts(&c, &what);
 		if (r) {
 			say(2, "%s: %s\n", what, errno_text(r));
-			abort();
+			finding();
 		}
 		free(w);
 		memcpy(&plans[i], world.plan, offsetof(struct plan, generation));
@@ -285,7 +285,7 @@ static NORETURN void left_open(long fd)
 	n = sys_readlinkat(AT_FDCWD, link, text, sizeof text - 1);
 	text[MAX(n, 0)] = 0;
 	say(2, "the core left a descriptor open: %ld, %s\n", fd, text);
-	abort();
+	finding();
 }
 
 static int open_above(int lower, long *highest)
@@ -337,7 +337,7 @@ void world_enter(unsigned variant)
 	long r = sys_chdir(world_path(variant & PLAIN_ROOT ? "plain" : "upper")); /* from outside, names would be the host's */
 	if (r) {
 		say(2, "the root is not there any more: %s\n", errno_text(r));
-		abort();
+		finding();
 	}
 	guest_low = (uintptr_t)guest;
 	guest_high = guest_low + GUEST_SIZE;
