@@ -393,6 +393,8 @@ CASE(nothing_is_left_open)
 	for (int i = 0; i < 20; i++) {
 		fd = open(i % 2 ? "../maps" : "../exe", O_RDWR | O_CREAT, 0600);
 		CHECK(fd > 0 && close(fd) == 0);
+		fd = open(i % 2 ? "../maps" : "../exe", O_RDONLY);
+		CHECK(fd > 0 && close(fd) == 0);
 	}
 	CHECK(dup(0) == lowest);
 }
