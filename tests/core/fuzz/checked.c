@@ -1,4 +1,4 @@
-/* Each host call of the core comes through here. It is refused by an end when it
+/* Each host call of the core comes through here. It ends the fuzzer, as a finding, when it
  *
  *   - names anything but a tree of the container (or /proc),
  *   - leaves it to the kernel to follow a link or to step up: the core's answer must not depend on what a guest made,
