@@ -11,6 +11,20 @@
 #include "core/core.h"
 #include "core/index.h"
 
+/* Fewer than eight bytes as a word, without a loop that ends where the processor did not expect it. */
+static inline uint64_t few_bytes(const char *s, size_t n)
+{
+	uint32_t low, high;
+
+	if (n < 4)
+		return n ? (unsigned char)s[0] | (uint64_t)(unsigned char)s[n / 2] << (8 * (n / 2)) |
+				    (uint64_t)(unsigned char)s[n - 1] << (8 * (n - 1))
+			 : 0;
+	memcpy(&low, s, 4);
+	memcpy(&high, s + n - 4, 4);
+	return low | (uint64_t)high << (8 * (n - 4));
+}
+
 uint64_t text_hash(const char *s, size_t n)
 {
 	uint64_t h = 0x9e3779b97f4a7c15ULL ^ n, w;
@@ -20,10 +34,7 @@ uint64_t text_hash(const char *s, size_t n)
 		h = (h ^ w) * 0xff51afd7ed558ccdULL;
 		h ^= h >> 32;
 	}
-	w = 0;
-	for (size_t i = 0; i < n; i++)
-		w |= (uint64_t)(unsigned char)s[i] << (8 * i);
-	h = (h ^ w) * 0xff51afd7ed558ccdULL;
+	h = (h ^ few_bytes(s, n)) * 0xff51afd7ed558ccdULL;
 	return h ^ h >> 29;
 }
 
@@ -34,7 +45,7 @@ static uint64_t inode_hash(uint64_t dev, uint64_t ino)
 	return h ^ h >> 31;
 }
 
-static bool same_text(const char *a, const char *b, size_t n)
+static inline bool same_text(const char *a, const char *b, size_t n)
 {
 	uint64_t x, y;
 
@@ -44,26 +55,21 @@ static bool same_text(const char *a, const char *b, size_t n)
 		if (x != y)
 			return false;
 	}
-	while (n--)
-		if (a[n] != b[n])
-			return false;
-	return true;
+	return few_bytes(a, n) == few_bytes(b, n);
 }
 
 /* What lies in a mount that others change, too, is known for some milliseconds: a client of a network file system knows it
  * for longer. */
 #define BRIEF 32
 
-static bool holds(const struct core *k, const struct cached *e)
+static bool lasts(const struct cached *e)
 {
-	uint32_t now;
+	uint32_t made = __atomic_load_n(&e->made, __ATOMIC_RELAXED), now;
 
-	if (e->generation != k->plan->generation)
-		return false;
-	if (!e->made)
+	if (!made)
 		return true;
 	now = ticks();
-	return now && now - e->made < BRIEF;
+	return now && now - made < BRIEF;
 }
 
 /* The entry for a place in one of the tables, or NULL. */
@@ -93,7 +99,7 @@ static struct cached *by_inode(const struct core *k, uint64_t dev, uint64_t ino,
 	return entry_at(k, &k->plan->fds[inode_hash(dev, ino) % FD_CACHE], make);
 }
 
-/* Is it what is remembered of the key? What is read of it then counts if it is `unchanged` afterwards. */
+/* Is it what is remembered of the key? What is read of it then counts if it is `unchanged` afterwards, and if it `lasts`. */
 static bool matches(const struct core *k, const struct cached *e, uint64_t key1, uint64_t key2, const char *key, size_t n,
 		    uint32_t *seq, uint16_t *len)
 {
@@ -101,8 +107,8 @@ static bool matches(const struct core *k, const struct cached *e, uint64_t key1,
 		return false;
 	*seq = __atomic_load_n(&e->seq, __ATOMIC_ACQUIRE);
 	*len = e->len;
-	return !(*seq & 1) && e->key1 == key1 && e->key2 == key2 && e->key_len == n && n + *len <= CACHE_TEXT && holds(k, e) &&
-	       same_text(e->text, key, n);
+	return !(*seq & 1) && e->key1 == key1 && e->key2 == key2 && e->key_len == n && n + *len <= CACHE_TEXT &&
+	       e->generation == k->plan->generation && same_text(e->text, key, n);
 }
 
 static bool unchanged(const struct cached *e, uint32_t seq)
@@ -119,7 +125,7 @@ static int take(struct core *k, const struct cached *e, uint64_t key1, uint64_t 
 	uint16_t len;
 	int inside;
 
-	if (!matches(k, e, key1, key2, key, n, &seq, &len))
+	if (!matches(k, e, key1, key2, key, n, &seq, &len) || !lasts(e))
 		return -1;
 	inside = e->mounts_inside;
 	memcpy(p->guest, e->text + n, len);
@@ -186,7 +192,7 @@ long cache_leads(struct core *k, const char *text, size_t n, struct note *what, 
 	uint32_t seq;
 	uint16_t len;
 
-	if (!matches(k, e, h, n, text, n, &seq, &len) || e->mounts_inside || e->kind == IN_MERGED || len >= size)
+	if (!matches(k, e, h, n, text, n, &seq, &len) || !lasts(e) || e->mounts_inside || e->kind == IN_MERGED || len >= size)
 		return -1;
 	what->mount = e->mount;
 	what->kind = e->kind;
@@ -211,7 +217,7 @@ enum known cache_program(struct core *k, const char *path, size_t n, char *to)
 	uint32_t seq;
 	uint16_t len;
 
-	if (!matches(k, e, h, PROGRAM, path, n, &seq, &len))
+	if (!matches(k, e, h, PROGRAM, path, n, &seq, &len) || !lasts(e))
 		return NOT_KNOWN;
 	is = e->mounts_inside ? KNOWN_WELL : SEEN_ONCE; /* nothing is mounted in a file: the place is free */
 	memcpy(to, e->text + n, len);
@@ -252,20 +258,42 @@ static uint64_t below_hash(uint64_t dev, uint64_t ino, const char *text, size_t 
 	return text_hash(text, n) ^ inode_hash(dev, ino);
 }
 
-bool cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n, struct note *what)
+static struct cached *below(const struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n, uint32_t *seq)
 {
 	uint64_t h = below_hash(dev, ino, text, n);
-	const struct cached *e = by_text(k, h, false);
-	uint32_t seq;
+	struct cached *e = by_text(k, h, false);
+	uint64_t found;
 	uint16_t len;
 
-	if (!matches(k, e, h, ~ino, text, n, &seq, &len) || len != sizeof dev || !same_text(e->text + n, (const char *)&dev, sizeof dev))
-		return false;
+	if (!matches(k, e, h, ~ino, text, n, seq, &len) || len != sizeof dev)
+		return NULL;
+	memcpy(&found, e->text + n, sizeof found);
+	return found == dev ? e : NULL;
+}
+
+enum known cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n, struct note *what)
+{
+	uint32_t seq;
+	const struct cached *e = below(k, dev, ino, text, n, &seq);
+	enum known is;
+
+	if (!e)
+		return NOT_KNOWN;
 	what->mount = e->mount;
 	what->kind = e->kind;
 	what->quiet = !e->mounts_inside;
 	what->dir = e->dir;
-	return unchanged(e, seq) && (what->dir || !index_ready(k, 0));
+	is = lasts(e) ? KNOWN_WELL : SEEN_ONCE;
+	return unchanged(e, seq) && (what->dir || !index_ready(k, 0)) ? is : NOT_KNOWN;
+}
+
+void cache_seen_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n, uint32_t now)
+{
+	uint32_t seq;
+	struct cached *e = below(k, dev, ino, text, n, &seq);
+
+	if (e) /* or what was just put in its place, which was seen as late */
+		__atomic_store_n(&e->made, MAX(now, 1U), __ATOMIC_RELAXED);
 }
 
 void cache_keep_below(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const char *text, size_t n, const struct place *p)

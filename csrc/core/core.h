@@ -171,9 +171,10 @@ void cache_keep_text(struct core *k, uint32_t generation, const char *key, size_
 void cache_keep_inode(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const struct place *p, int inside);
 /* A directory that its own text names without a link, of one layer: what its names are looked up in. False: not sure. */
 bool cache_straight(struct core *k, const char *text, size_t n, struct note *what);
+enum known { NOT_KNOWN, SEEN_ONCE, KNOWN_WELL };
 /* What exec of an absolute path comes to: the canonical paths of a program of the image and of its interpreter (or none), each
- * with a NUL, go to `to`, of CACHE_TEXT bytes. Only such as everybody may execute, and that nobody changed. */
-enum known { NOT_KNOWN, SEEN_ONCE, KNOWN_WELL /* it was REMEMBERED when it was looked up */ };
+ * with a NUL, go to `to`, of CACHE_TEXT bytes. Only such as everybody may execute, and that nobody changed. KNOWN_WELL: it
+ * was REMEMBERED when it was looked up. */
 enum known cache_program(struct core *k, const char *path, size_t n, char *to);
 void cache_keep_program(struct core *k, uint32_t generation, const char *path, enum known is, const struct place *file,
 			const struct place *interpreter);
@@ -181,8 +182,11 @@ void cache_keep_program(struct core *k, uint32_t generation, const char *path, e
 long cache_leads(struct core *k, const char *text, size_t n, struct note *what, char *to, size_t size);
 /* Is what the path names a directory, and no link? False: not sure. */
 bool known_directory(struct core *k, const char *text, size_t n);
-/* The same for a path relative to a directory: the kernel may walk it from there. `what` is what is to be noted of it. */
-bool cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n, struct note *what);
+/* The same for a path relative to a directory: the kernel may walk it from there. `what` is what is to be noted of it.
+ * SEEN_ONCE: others make changes there, and may have put a link on the way meanwhile. Who finds, at `now` or later, that each
+ * name on the way is still a directory's says that it was seen. */
+enum known cache_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n, struct note *what);
+void cache_seen_below(struct core *k, uint64_t dev, uint64_t ino, const char *text, size_t n, uint32_t now);
 void cache_keep_below(struct core *k, uint32_t generation, uint64_t dev, uint64_t ino, const char *text, size_t n, const struct place *p);
 void bloom_add(struct core *k, const char *name, size_t n);
 /* A directory or link of this name was removed, replaced or shadowed. */

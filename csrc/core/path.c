@@ -153,7 +153,7 @@ static int below(struct call *c, int dfd, const char *path, size_t n, struct pla
 	    !memcmp(p->guest, text, len)) {
 		p->direct = true;
 		p->dfd = dfd;
-		if (!inside && note_get(k, dfd, &dev, &ino) && !cache_below(k, dev, ino, path, n, &known))
+		if (!inside && note_get(k, dfd, &dev, &ino) && cache_below(k, dev, ino, path, n, &known) != KNOWN_WELL)
 			cache_keep_below(k, generation, dev, ino, path, n, p);
 	}
 	if (dfd != AT_FDCWD && inside >= 0) { /* the path may be used without the descriptor: is it what was noted? */

@@ -12,10 +12,29 @@
 
 #ifndef UDK_HOSTED
 typedef uint64_t __attribute__((may_alias, aligned(1))) word;
+typedef uint32_t __attribute__((may_alias, aligned(1))) half;
 
 void *memcpy(void *restrict to, const void *restrict from, size_t n)
 {
 	return memmove(to, from, n);
+}
+
+/* The last word of a copy, or the few bytes that it is of, are read before anything is written and written at its end: the
+ * two may overlap, and no loop has an end that the processor did not expect. */
+static void few_bytes(unsigned char *d, const unsigned char *s, size_t n)
+{
+	if (n >= 4) {
+		uint32_t low = *(const half *)s, high = *(const half *)(s + n - 4);
+
+		*(half *)d = low;
+		*(half *)(d + n - 4) = high;
+	} else if (n) {
+		unsigned char first = s[0], middle = s[n / 2], last = s[n - 1];
+
+		d[0] = first;
+		d[n / 2] = middle;
+		d[n - 1] = last;
+	}
 }
 
 void *memmove(void *to, const void *from, size_t n)
@@ -23,25 +42,26 @@ void *memmove(void *to, const void *from, size_t n)
 	unsigned char *d = to;
 	const unsigned char *s = from;
 
-	if ((uintptr_t)d - (uintptr_t)s >= n) {
-		for (; n >= 8; n -= 8, d += 8, s += 8) {
+	if (n < 8) {
+		few_bytes(d, s, n);
+	} else if ((uintptr_t)d - (uintptr_t)s >= n) {
+		unsigned char *end = d + n - 8;
+		word last = *(const word *)(s + n - 8);
+
+		for (; d < end; d += 8, s += 8) {
 			*(word *)d = *(const word *)s;
 			OPAQUE;
 		}
-		for (; n; n--) {
-			*d++ = *s++;
-			OPAQUE;
-		}
+		*(word *)end = last;
 	} else {
-		for (; n >= 8; n -= 8) {
+		word first = *(const word *)s;
+
+		for (; n > 8; n -= 8) {
 			word w = *(const word *)(s + n - 8);
 			*(word *)(d + n - 8) = w;
 			OPAQUE;
 		}
-		while (n--) {
-			d[n] = s[n];
-			OPAQUE;
-		}
+		*(word *)d = first;
 	}
 	return to;
 }

@@ -120,7 +120,19 @@ static inline int store_word(void *p, uint64_t v)
 }
 
 #if defined(__x86_64__)
-/* Four of them, from memory that is our own. */
+/* Four of them, from and to memory that is our own. */
+static inline int load_words(const void *p, void *to)
+{
+	uint64_t *v = to;
+	int bad = 0;
+
+	__asm__ volatile("1: mov (%5), %1\n2: mov 8(%5), %2\n3: mov 16(%5), %3\n4: mov 24(%5), %4\n5:\n"
+			 " .pushsection .text.fix, \"ax\"\n6: mov $1, %0\n jmp 5b\n .popsection\n" FIX("1b", "6b") FIX("2b", "6b")
+			 FIX("3b", "6b") FIX("4b", "6b")
+			 : "+r"(bad), "=&r"(v[0]), "=&r"(v[1]), "=&r"(v[2]), "=&r"(v[3]) : "r"(p) : "memory");
+	return bad;
+}
+
 static inline int store_words(void *p, const void *from)
 {
 	const uint64_t *v = from;
@@ -168,33 +180,27 @@ long guest_str(char *to, const void *from, size_t size)
 {
 	const char *s = from;
 	size_t n = 0;
-	uint64_t w;
+	uint64_t w, zero;
 
 	if (no_memory(from))
 		return -EFAULT;
-	/* Aligned words never cross into a page that the string does not touch. */
-	for (; (uintptr_t)(s + n) & 7; n++) {
-		if (n == size)
-			return -ENAMETOOLONG;
-		if (load_byte(s + n, to + n))
-			return -EFAULT;
-		if (!to[n])
-			return (long)n;
-	}
-	for (; n + 8 <= size; n += 8) {
-		uint64_t zero;
+	while (n < size) {
+		/* No word reaches into a page that the string does not touch. */
+		if (n + 8 > size || ((uintptr_t)(s + n) & 4095) > 4096 - 8) {
+			if (load_byte(s + n, to + n))
+				return -EFAULT;
+			if (!to[n])
+				return (long)n;
+			n++;
+			continue;
+		}
 		if (load_word(s + n, &w))
 			return -EFAULT;
 		memcpy(to + n, &w, 8);
 		zero = (w - 0x0101010101010101ULL) & ~w & 0x8080808080808080ULL;
 		if (zero)
 			return (long)n + __builtin_ctzll(zero) / 8;
-	}
-	for (; n < size; n++) {
-		if (load_byte(s + n, to + n))
-			return -EFAULT;
-		if (!to[n])
-			return (long)n;
+		n += 8;
 	}
 	return -ENAMETOOLONG;
 }
@@ -205,6 +211,11 @@ long guest_read(void *to, const void *from, size_t n)
 		return 0;
 	if (no_memory(from))
 		return -EFAULT;
+#if defined(__x86_64__)
+	for (; n >= 32; n -= 32, to = (char *)to + 32, from = (const char *)from + 32)
+		if (load_words(from, to))
+			return -EFAULT;
+#endif
 	for (; n >= 8; n -= 8, to = (char *)to + 8, from = (const char *)from + 8) {
 		uint64_t w;
 		if (load_word(from, &w))

@@ -29,12 +29,65 @@ static bool is_name(const char *s)
 	return *s && (s[0] != '.' || (s[1] && (s[1] != '.' || s[2])));
 }
 
-/* Does the path, relative to the descriptor, name a directory that the kernel finds from there? */
-static bool known(int fd, const char *text, size_t n, struct note *what)
+/* In the memory behind the text there are whole words. */
+static const char *last_slash(const char *text, size_t n)
 {
-	uint64_t dev, ino;
+	const uint64_t ones = 0x0101010101010101ULL, low = 0x7f * ones;
+	const char *found = NULL;
 
-	return !self.core.root_len && note_get(&self.core, fd, &dev, &ino) && cache_below(&self.core, dev, ino, text, n, what);
+	for (size_t i = 0; i < n; i += 8) {
+		uint64_t w, here;
+
+		memcpy(&w, text + i, 8);
+		w ^= '/' * ones;
+		here = ~(((w & low) + low) | w | low); /* the highest bit of each byte that is 0 */
+		if (n - i < 8)
+			here &= ((uint64_t)1 << (8 * (n - i))) - 1;
+		if (here)
+			found = text + i + 7 - __builtin_clzll(here) / 8;
+	}
+	return found;
+}
+
+/* Do the names on the way still lead to directories, and no links? */
+static bool still(int fd, char *text, size_t n)
+{
+	struct stat st;
+
+	for (size_t i = 1; i <= n; i++) {
+		char at = text[i];
+		bool is;
+
+		if (i < n && at != '/')
+			continue;
+		text[i] = 0;
+		is = !sys_fstatat(fd, text, &st, AT_SYMLINK_NOFOLLOW) && (st.st_mode & S_IFMT) == S_IFDIR;
+		text[i] = at;
+		if (!is)
+			return false;
+	}
+	return true;
+}
+
+/* Does the path, relative to the descriptor, name a directory that the kernel finds from there? */
+static bool known(int fd, char *text, size_t n, struct note *what)
+{
+	struct core *k = &self.core;
+	uint64_t dev, ino;
+	uint32_t now;
+
+	if (k->root_len || !note_get(k, fd, &dev, &ino))
+		return false;
+	switch (cache_below(k, dev, ino, text, n, what)) {
+	case NOT_KNOWN: return false;
+	case KNOWN_WELL: return true;
+	case SEEN_ONCE: break;
+	}
+	now = ticks();
+	if (!still(fd, text, n))
+		return false;
+	cache_seen_below(k, dev, ino, text, n, now);
+	return true;
 }
 
 /* Does the descriptor still lead to the directory that was noted? The index is asked instead of the kernel, which would
@@ -101,7 +154,7 @@ static bool placed(struct light *l, int fd, unsigned long path, bool wanted)
 	if (n <= 0 || judged(k))
 		return false;
 	wanted = wanted || fd == AT_FDCWD;
-	slash = str_rchr(l->text, '/');
+	slash = last_slash(l->text, (size_t)n);
 	l->last = slash ? slash + 1 : l->text;
 	if (!is_name(l->last))
 		return false;
@@ -168,9 +221,15 @@ static bool show_owner(struct stat *st, uint8_t mount)
 static bool shown(unsigned long at, const struct light *by_name, int fd, uint32_t begun)
 {
 	union { struct stat st; uint64_t words[STAT_WORDS]; } u;
+	uint64_t *const owner = (uint64_t *)at + OWNER_WORD;
 	uint8_t mount, kind;
 	uint64_t dev;
 
+	if (by_name && by_name->mount) {
+		if (guest_read(u.words + OWNER_WORD, owner, sizeof u.words - OWNER_WORD * sizeof u.words[0]) || !show_owner(&u.st, by_name->mount))
+			return false;
+		return !guest_write(owner, u.words + OWNER_WORD, sizeof u.words - OWNER_WORD * sizeof u.words[0]);
+	}
 	if (guest_read(u.words, (void *)at, sizeof u.words))
 		return false;
 	if (!by_name && (u.st.st_mode & S_IFMT) == S_IFDIR) {
@@ -179,10 +238,10 @@ static bool shown(unsigned long at, const struct light *by_name, int fd, uint32_
 		note_identify(&self.core, fd, u.st.st_dev, u.st.st_ino, begun);
 	}
 	dev = u.st.st_dev;
-	if (!show_owner(&u.st, by_name ? by_name->mount : 0))
+	if (!show_owner(&u.st, 0))
 		return false;
 	if (dev == u.st.st_dev)
-		return !guest_write((uint64_t *)at + OWNER_WORD, u.words + OWNER_WORD, sizeof u.words - OWNER_WORD * sizeof u.words[0]);
+		return !guest_write(owner, u.words + OWNER_WORD, sizeof u.words - OWNER_WORD * sizeof u.words[0]);
 	return !guest_write((void *)at, u.words, sizeof u.words);
 }
 

@@ -240,6 +240,22 @@ def test_system_calls_in_a_bind(shell: Box, tmp_path: Path, directory: str, path
     assert sum(map(is_host_call, last)) - sum(map(is_host_call, first)) < 300
 
 
+@needs("busybox", "strace")
+def test_system_calls_of_what_was_remembered_in_a_bind(shell: Box, tmp_path: Path) -> None:
+    """Once those milliseconds are over each directory on the way is looked at again, and nothing else."""
+    (tmp_path / "data/sub/sub").mkdir(parents=True)
+    for directory in ("", "sub", "sub/sub"):
+        (tmp_path / "data" / directory / "f").touch()
+    mounts = (Mount(source=str(tmp_path / "data"), target="/data"),)
+
+    def calls(path: str, n: int) -> int:
+        script = "cd /data; " + f"test -e {path}; " * 20 + f"usleep 40000; test -e {path}; " * n
+        return sum(map(is_host_call, traced(shell, tmp_path / f"log{n}", script, mounts=mounts)))
+
+    without, one, two = (calls(p, 30) - calls(p, 10) for p in ("f", "sub/f", "sub/sub/f"))
+    assert (one - without, two - without) == (20, 40)
+
+
 @needs("busybox")
 def test_what_others_change_in_a_bind_is_seen(shell: Box, tmp_path: Path) -> None:
     """A directory that becomes a link, from outside: it leads where links of the container lead."""
