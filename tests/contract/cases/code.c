@@ -245,3 +245,29 @@ CASE(code_of_files_that_cannot_be_mapped)
 	FAILS(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | 0x800 /* MAP_DENYWRITE */, dir, 0) == MAP_FAILED ? -1 : 0, ENODEV);
 	CHECK(room[0] == 0 && room[4096] == 0);
 }
+
+/* Checked by what is in it: the C library, of which an engine may use a changed copy. */
+CASE(code_that_is_mapped_shared_is_the_file)
+{
+	char line[4400], path[4400] = "/proc/self/exe", seen[4096];
+	struct stat st;
+	char *shared;
+	FILE *f = fopen("/proc/self/maps", "r");
+	int fd;
+
+	CHECK(f);
+	while (fgets(line, sizeof line, f))
+		if (strstr(line, "r-xp ") && (strstr(line, "/libc.so.") || strstr(line, "/ld-musl")))
+			sscanf(strchr(line, '/'), "%4399[^\n]", path);
+	fclose(f);
+	fd = open(path, O_RDONLY);
+	CHECK(fd >= 0 && fstat(fd, &st) == 0);
+	shared = mmap(NULL, st.st_size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	CHECK(shared != MAP_FAILED);
+	for (off_t at = 0; at < st.st_size; at += sizeof seen) {
+		ssize_t n = pread(fd, seen, sizeof seen, at);
+
+		CHECK(n > 0 && !memcmp(shared + at, seen, n));
+	}
+	CHECK(munmap(shared, st.st_size) == 0 && close(fd) == 0);
+}
