@@ -253,6 +253,17 @@ enum { FOLLOW = 1, /* the last name too */
        DIRECTORY = 16, /* must be one, and links are followed: of trailing slashes nothing depends */
        REMEMBERED = 32 /* what the last name leads to will be remembered: who changes that must know */ };
 
+/* How much of a path says only that it begins here: `./`, also several times. */
+static inline size_t begins_here(const char *path)
+{
+	size_t n = 0;
+
+	while (path[n] == '.' && path[n + 1] == '/')
+		for (n += 2; path[n] == '/';)
+			n++;
+	return n;
+}
+
 /* Where `path` (a guest pointer) leads from dfd. Without FOLLOW the last name may be a link. Errors are those that
  * the kernel gives for the directories on the way; the last name need not exist. */
 long resolve(struct call *c, int dfd, const void *path, unsigned flags, struct place *p);

@@ -173,6 +173,9 @@ static long quick(struct call *c, int dfd, const char *path, size_t n, unsigned 
 	size_t dir, len;
 	int inside;
 
+	dir = begins_here(path);
+	path += dir;
+	n -= dir;
 	while (name > path && name[-1] != '/')
 		name--;
 	len = (size_t)(path + n - name);

@@ -49,6 +49,19 @@ static const char *last_slash(const char *text, size_t n)
 	return found;
 }
 
+/* The guest's path without what only says that it begins here; its length, or less than 1. */
+static long path_of_guest(char text[TEXT], unsigned long path)
+{
+	long n = guest_str(text, (void *)path, TEXT);
+	size_t here;
+
+	if (n <= 0 || text[0] != '.')
+		return n;
+	here = begins_here(text);
+	memmove(text, text + here, (size_t)n - here + 1);
+	return n - (long)here;
+}
+
 /* Do the names on the way still lead to directories, and no links? */
 static bool still(int fd, char *text, size_t n)
 {
@@ -149,7 +162,7 @@ static bool placed(struct light *l, int fd, unsigned long path, bool wanted)
 	struct core *k = &self.core;
 	struct note what;
 	const char *slash;
-	long n = guest_str(l->text, (void *)path, TEXT);
+	long n = path_of_guest(l->text, path);
 
 	if (n <= 0 || judged(k))
 		return false;
@@ -366,7 +379,7 @@ static bool light_opendir(int fd, unsigned long path, unsigned flags, long *r)
 	uint32_t begun;
 	const char *slash;
 	char name[TEXT];
-	long n = guest_str(name, (void *)path, TEXT);
+	long n = path_of_guest(name, path);
 
 	if (n <= 0 || judged(k))
 		return false;

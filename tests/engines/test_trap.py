@@ -211,7 +211,9 @@ def is_host_call(line: str) -> bool:
 
 
 @needs("busybox", "strace")
-@pytest.mark.parametrize(("directory", "path"), [("/", "/etc/sub/f"), ("/etc/sub", "f"), ("/etc", "sub/f")])
+@pytest.mark.parametrize(
+    ("directory", "path"), [("/", "/etc/sub/f"), ("/etc/sub", "f"), ("/etc", "sub/f"), ("/etc", "./sub/f")]
+)
 def test_system_calls_of_a_hot_path(shell: Box, tmp_path: Path, directory: str, path: str) -> None:
     """One host call for each look at a file: a remembered directory is not asked about again, a call site
     that is used often does not trap any more."""
@@ -226,7 +228,9 @@ def test_system_calls_of_a_hot_path(shell: Box, tmp_path: Path, directory: str, 
 
 
 @needs("busybox", "strace")
-@pytest.mark.parametrize(("directory", "path"), [("/data", "f"), ("/data", "sub/f"), ("/", "/data/sub/f")])
+@pytest.mark.parametrize(
+    ("directory", "path"), [("/data", "f"), ("/data", "sub/f"), ("/data", "./sub/f"), ("/", "/data/sub/f")]
+)
 def test_system_calls_in_a_bind(shell: Box, tmp_path: Path, directory: str, path: str) -> None:
     """Nearly the same there: what others may change is remembered for some milliseconds."""
     (tmp_path / "data/sub").mkdir(parents=True)
