@@ -260,7 +260,8 @@ static void check_all(const struct wish *a, const struct seen *was)
 		if (!old.there || !now.there || !in_records(&old.st) || old.st.st_ino != now.st.st_ino)
 			continue;
 		/* One file may have two inode numbers here, by two names of which one is the image's. */
-		if ((a->kind == OWNER || a->kind == MODE) && was->there && (was->st.st_ino == old.st.st_ino || now.st.st_nlink > 1))
+		if ((a->kind == OWNER || a->kind == MODE) && was->there &&
+		    (was->st.st_ino == old.st.st_ino || now.st.st_nlink > 1 || lost_its_name(a)))
 			continue;
 		if (!same(&old.st, &now.st))
 			wrong(watched[i], &old.st, &now.st);
