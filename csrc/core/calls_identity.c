@@ -287,10 +287,13 @@ static long id_mknodat(struct call *c) { return do_mknod(c, (int)c->a[0], (void 
 /* A call that makes a name: which argument it is, and which the directory (-1: none). */
 static long made(struct call *c, int dir, int name)
 {
-	long r = call_raw(c);
+	long r;
 
+	owner_making(c->core);
+	r = call_raw(c);
 	if (!r)
 		new_file(c, dir < 0 ? AT_FDCWD : (int)c->a[dir], (void *)c->a[name], -1);
+	owner_made(c->core);
 	return r;
 }
 
@@ -317,16 +320,21 @@ static long id_openat(struct call *c)
 	if (!k->ids.fsuid && !k->ids.fsgid && !set_id && !any_changes(k))
 		return call_raw(c);
 	mode &= 01777;
+	owner_making(k);
 	r = SC4(__NR_openat, dfd, path, flags & O_CREAT ? flags | O_EXCL : flags, mode); /* with O_TMPFILE it means something else */
+	if (r >= 0)
+		new_file(c, AT_FDCWD, NULL, (int)r);
+	owner_made(k);
 	if (r == -EEXIST && !(flags & O_EXCL)) {
 		bool dangles = SC4(__NR_newfstatat, dfd, path, &st, 0) == -ENOENT; /* the file is made where the link leads */
 		r = SC4(__NR_openat, dfd, path, flags, mode);
 		if (!dangles)
 			return r;
+		if (r >= 0)
+			new_file(c, AT_FDCWD, NULL, (int)r);
 	}
 	if (r < 0)
 		return r;
-	new_file(c, AT_FDCWD, NULL, (int)r);
 	if (set_id && entries_of(c, (int)r, &nothing, &e) && !sys_fstat((int)r, &st))
 		put_mode(&e, st.st_mode | ((uint32_t)c->a[3] & 06000), 0);
 	return r;

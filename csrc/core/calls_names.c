@@ -115,14 +115,17 @@ static long do_mkdir(struct call *c, int dfd, const void *path, unsigned mode)
 
 	if (wh < 0)
 		return wh;
+	owner_making(c->core);
 	r = sys_mkdirat(p->dfd, p->host, p->raw || p->kind == IN_PLAIN ? mode : mode | 0700);
-	if (unmade(c, p, wh, r))
-		return r;
-	if (wh) {
-		make_opaque(c, p);
-		name_changed(c, p);
+	if (!unmade(c, p, wh, r)) {
+		if (wh) {
+			make_opaque(c, p);
+			name_changed(c, p);
+		}
+		r = made(c, p, mode, 0700);
 	}
-	return made(c, p, mode, 0700);
+	owner_made(c->core);
+	return r;
 }
 
 long call_mkdir(struct call *c) { return do_mkdir(c, AT_FDCWD, (void *)c->a[0], (unsigned)c->a[1]); }
@@ -143,8 +146,11 @@ static long do_mknod(struct call *c, int dfd, const void *path, unsigned mode, u
 	if (wh < 0)
 		return wh;
 	if (!device) {
+		owner_making(c->core);
 		r = sys_mknodat(p->dfd, p->host, p->raw || p->kind == IN_PLAIN ? mode : (mode & ~07000U) | 0600, dev);
-		return r ? unmade(c, p, wh, r) : made(c, p, mode, 0600);
+		r = r ? unmade(c, p, wh, r) : made(c, p, mode, 0600);
+		owner_made(c->core);
+		return r;
 	}
 	/* A device is an empty file; the record says what it is. Outside of the union there is no record. */
 	if (!p->raw && p->mount != 0)
@@ -179,9 +185,11 @@ static long do_symlink(struct call *c, const void *target, int dfd, const void *
 	wh = prepare_new(c, dfd, path, false, p);
 	if (wh < 0)
 		return wh;
+	owner_making(c->core);
 	r = sys_symlinkat(c->w->b.guest, p->dfd, p->host);
 	if (!r && recorded(c->core, p))
 		owner_new(c, p, -1);
+	owner_made(c->core);
 	return unmade(c, p, wh, r);
 }
 

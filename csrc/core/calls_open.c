@@ -206,7 +206,7 @@ static long open_tmpfile(struct call *c, int dfd, const void *path, long flags, 
 		r = for_change(c, p);
 	if (!r)
 		r = sys_openat(p->dfd, p->host, (int)flags, p->kind == IN_PLAIN ? mode : (mode & 0777) | 0600);
-	if (r >= 0) {
+	if (r >= 0) { /* without a name: nobody else finds it yet */
 		owner_new(c, NULL, (int)r);
 		if (p->kind != IN_PLAIN && (mode & 07600) != 0600)
 			keep_mode(c, (int)r, mode);
@@ -248,9 +248,11 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 		       !judged(c->core) &&
 		       !(c->core->plan->mounts[p->mount].flags & MOUNT_PROC))) {
 		if (flags & O_CREAT && (c->core->ids.fsuid || c->core->ids.fsgid || any_changes(c->core)) && recorded(c->core, p)) {
+			owner_making(c->core);
 			r = host_open(c, p, flags | O_EXCL | O_NOFOLLOW, mode & 01777); /* what is new has no former owner */
 			if (r >= 0)
 				owner_new(c, p, (int)r);
+			owner_made(c->core);
 			if (r != -EEXIST || excl)
 				return r;
 		}
@@ -309,7 +311,8 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 		return r;
 	whiteout = clear_whiteout(c, p);
 	host_mode = p->kind == IN_PLAIN ? mode & 07777 : (mode & 0777) | 0600;
-	r = host_open(c, p, flags | O_NOFOLLOW, host_mode);
+	owner_making(c->core);
+	r = host_open(c, p, flags | O_NOFOLLOW | (p->kind != IN_PLAIN ? O_EXCL : 0), host_mode);
 	if (r < 0 && whiteout > 0)
 		hide_lower(c, p);
 	if (r >= 0 && p->kind != IN_PLAIN) {
@@ -317,6 +320,9 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 		if (!plain_mode)
 			keep_mode(c, (int)r, mode);
 	}
+	owner_made(c->core);
+	if (r == -EEXIST && !excl) /* somebody was faster: it is theirs */
+		return open_write(c, dfd, path, flags, mode, p);
 	return r;
 }
 

@@ -53,6 +53,7 @@ struct core {
 	bool roots;          /* ROOT_FD is there, and for a union the next; see roots.c. Only used with notes */
 	struct changes *changes; /* mapped at first need; see changes_of */
 	struct ids ids;
+	uint32_t lost_births;    /* of who was killed on the way */
 	uint32_t anchor;         /* the identity layer's: the process through which it reaches what is its own; see plan_path */
 	uint16_t root_len;       /* of the emulated chroot, canonical */
 	char exe[GUEST_MAX];     /* canonical path of the running program */
@@ -370,6 +371,13 @@ struct owner *owner_find(struct core *k, const struct stat *st);
 struct owner *owner_make(struct core *k, const struct stat *st);
 void owner_index_changes(struct core *k);
 /* A file was just made. What is remembered of its inode was of another one; its own entry, if that is wanted. */
+/* Around the making of a file that will not be root's, until its owner is on record: who finds it meanwhile waits for that. */
+void owner_making(struct core *k);
+void owner_made(struct core *k);
+/* Asked before the entry is looked for: what is born then is on record when this says no. */
+static inline bool being_born(const struct core *k) { return __atomic_load_n(&k->plan->births, __ATOMIC_ACQUIRE) > k->lost_births; }
+/* `look`'s entry. Where a file is so new that its entry may be still to come, that is waited for, a tenth of a second. */
+struct owner *owner_settled(struct core *k, const struct stat *st, struct owner *(*look)(struct core *k, const struct stat *st));
 struct owner *owner_born(struct core *k, const struct stat *st, bool wanted);
 /* The last name of a file goes. Its entries are looked up before, while no other file can have its inode, and marked
  * after, unless another has it by then. */

@@ -158,6 +158,48 @@ struct owner *owner_born(struct core *k, const struct stat *st, bool wanted)
 	return o;
 }
 
+#define NAPS 100 /* of up to a millisecond */
+
+static bool not_roots(const struct core *k)
+{
+	return k->ids.fsuid || k->ids.fsgid;
+}
+
+void owner_making(struct core *k)
+{
+	if (not_roots(k))
+		__atomic_fetch_add(&k->plan->births, 1, __ATOMIC_SEQ_CST);
+}
+
+void owner_made(struct core *k)
+{
+	if (not_roots(k))
+		__atomic_fetch_sub(&k->plan->births, 1, __ATOMIC_SEQ_CST);
+}
+
+struct owner *owner_settled(struct core *k, const struct stat *st, struct owner *(*look)(struct core *, const struct stat *))
+{
+	bool waits = being_born(k);
+	struct owner *o = look(k, st);
+	ktimespec now = { 0, 0 };
+
+	if (!waits || (o && o->flags & OWNER_SET) || st->st_dev != k->plan->upper_dev)
+		return o;
+	sys_clock_gettime(0, &now);
+	if (now.tv_sec > (int64_t)st->st_ctime + 1)
+		return o;
+	for (int i = 0; i < NAPS && waits && !(o && o->flags & OWNER_SET); i++) {
+		ktimespec nap = { 0, MIN(i, 10) * 100000 };
+
+		sys_nanosleep(&nap);
+		waits = being_born(k);
+		o = look(k, st);
+	}
+	if (waits && !(o && o->flags & OWNER_SET))
+		k->lost_births = k->plan->births;
+	return o;
+}
+
 struct leaving owner_leaving(struct core *k, const struct stat *st)
 {
 	struct leaving l = { 0 };

@@ -42,7 +42,7 @@ struct owner *changed_entry(struct core *k, const struct stat *st)
 
 static struct owner *entry_of(struct core *k, const struct stat *st)
 {
-	struct owner *o = changed_entry(k, st);
+	struct owner *o = in_root(k, st) ? owner_settled(k, st, changed_entry) : NULL;
 
 	if (o || !in_root(k, st) || !shows_lower(k, st))
 		return o;

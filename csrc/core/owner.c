@@ -78,7 +78,7 @@ static const struct owner *describe(struct call *c, const struct stat *st, const
 	*in_union = p && !p->raw ? p->mount == 0 : st->st_dev == plan->upper_dev || st->st_dev == plan->lower_dev;
 	if (!*in_union)
 		return NULL;
-	o = owner_find(k, st);
+	o = owner_settled(k, st, owner_find);
 	if (o)
 		return o;
 	if (p && !p->raw) {
@@ -173,7 +173,7 @@ bool owner_show_plain(struct core *k, struct stat *st)
 	uint64_t bit;
 	volatile uint64_t *word = owned_word(k, st->st_ino, &bit);
 
-	if ((plan->options & (OPT_IDENTITY | OPT_OWNERS | OPT_RECORD_BY_PATH)) != OPT_OWNERS || plan->uid ||
+	if (being_born(k) || (plan->options & (OPT_IDENTITY | OPT_OWNERS | OPT_RECORD_BY_PATH)) != OPT_OWNERS || plan->uid ||
 	    (st->st_dev != plan->upper_dev && st->st_dev != plan->lower_dev) ||
 	    (st->st_uid != plan->host_uid && st->st_uid != plan->lower_uid) || *word & bit)
 		return false;

@@ -58,7 +58,7 @@ enum plan_options {
 
 #define LOWER_BIT ((uint64_t)1 << 63) /* of inodes: OPT_XINO */
 
-#define PLAN_MAGIC 0x354e414c504b4455ULL /* "UDKPLAN5" */
+#define PLAN_MAGIC 0x364e414c504b4455ULL /* "UDKPLAN6" */
 #define PLAN_STRINGS (60 * 1024)
 #define CACHE_TEXT 208
 #define DIR_CACHE 2048
@@ -134,6 +134,7 @@ struct plan {
 	volatile uint32_t generation __attribute__((aligned(4096))); /* of every remembered resolution */
 	volatile uint32_t counter;                                   /* for names of temporary files */
 	volatile uint32_t lower_owners_used;
+	volatile uint32_t births; /* new files, just now, whose owner is not on record yet */
 	volatile uint32_t any_changes; /* the record of changes has entries: without any it is not even mapped */
 	volatile uint32_t filters_used;
 	volatile uint32_t ready; /* all of this is filled in: commands may join */

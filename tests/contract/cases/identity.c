@@ -592,3 +592,36 @@ CASE(shared_memory_belongs_to_whoever_made_it)
 	CHECK(msgctl(queue, IPC_STAT, &q) == 0 && q.msg_perm.gid == getgid() && q.msg_perm.cuid == getuid());
 	CHECK(shmctl(shm, IPC_RMID, NULL) == 0 && semctl(sem, 0, IPC_RMID) == 0 && msgctl(queue, IPC_RMID, NULL) == 0);
 }
+
+/* Who opens a file that somebody else makes just then finds its owner, and may write to it. */
+CASE(two_make_a_file_at_once)
+{
+	enum { ROUNDS = 2000 };
+	volatile int *at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	char name[20];
+	int status, ok = 0;
+
+	need_root();
+	CHECK((void *)at != MAP_FAILED && mkdir("many", 0755) == 0 && chown("many", 1000, 1000) == 0);
+	for (int i = 0; i < 2; i++) {
+		if (fork())
+			continue;
+		CHECK(setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0 && chdir("many") == 0);
+		alarm(100); /* the other one may have failed */
+		for (int n = 0; n < ROUNDS; n++) {
+			struct stat st;
+			int fd;
+
+			snprintf(name, sizeof name, "f%d", n);
+			__atomic_fetch_add(at, 1, __ATOMIC_SEQ_CST);
+			while (*at < 2 * (n + 1))
+				sched_yield();
+			fd = open(name, O_WRONLY | O_CREAT, 0644);
+			CHECK(fd >= 0 && fstat(fd, &st) == 0 && st.st_uid == 1000 && st.st_gid == 1000 && close(fd) == 0);
+		}
+		_exit(0);
+	}
+	while (wait(&status) > 0)
+		ok += status == 0;
+	CHECK(ok == 2);
+}
