@@ -53,7 +53,6 @@ struct core {
 	bool roots;          /* ROOT_FD is there, and for a union the next; see roots.c. Only used with notes */
 	struct changes *changes; /* mapped at first need; see changes_of */
 	struct ids ids;
-	uint32_t lost_births;    /* of who was killed on the way */
 	uint32_t anchor;         /* the identity layer's: the process through which it reaches what is its own; see plan_path */
 	uint16_t root_len;       /* of the emulated chroot, canonical */
 	char exe[GUEST_MAX];     /* canonical path of the running program */
@@ -375,7 +374,7 @@ void owner_index_changes(struct core *k);
 void owner_making(struct core *k);
 void owner_made(struct core *k);
 /* Asked before the entry is looked for: what is born then is on record when this says no. */
-static inline bool being_born(const struct core *k) { return __atomic_load_n(&k->plan->births, __ATOMIC_ACQUIRE) > k->lost_births; }
+static inline bool being_born(const struct core *k) { return __atomic_load_n(&k->plan->births, __ATOMIC_ACQUIRE) > k->plan->lost_births; }
 /* `look`'s entry. Where a file is so new that its entry may be still to come, that is waited for, a tenth of a second. */
 struct owner *owner_settled(struct core *k, const struct stat *st, struct owner *(*look)(struct core *k, const struct stat *st));
 struct owner *owner_born(struct core *k, const struct stat *st, bool wanted);

@@ -173,8 +173,13 @@ void owner_making(struct core *k)
 
 void owner_made(struct core *k)
 {
-	if (not_roots(k))
-		__atomic_fetch_sub(&k->plan->births, 1, __ATOMIC_SEQ_CST);
+	uint32_t left;
+
+	if (!not_roots(k))
+		return;
+	left = __atomic_sub_fetch(&k->plan->births, 1, __ATOMIC_SEQ_CST);
+	if (k->plan->lost_births > left) /* that one was only slow */
+		k->plan->lost_births = left;
 }
 
 struct owner *owner_settled(struct core *k, const struct stat *st, struct owner *(*look)(struct core *, const struct stat *))
@@ -196,7 +201,7 @@ struct owner *owner_settled(struct core *k, const struct stat *st, struct owner 
 		o = look(k, st);
 	}
 	if (waits && !(o && o->flags & OWNER_SET))
-		k->lost_births = k->plan->births;
+		k->plan->lost_births = k->plan->births;
 	return o;
 }
 

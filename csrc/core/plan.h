@@ -135,6 +135,7 @@ struct plan {
 	volatile uint32_t counter;                                   /* for names of temporary files */
 	volatile uint32_t lower_owners_used;
 	volatile uint32_t births; /* new files, just now, whose owner is not on record yet */
+	volatile uint32_t lost_births; /* of them those of who was killed on the way */
 	volatile uint32_t any_changes; /* the record of changes has entries: without any it is not even mapped */
 	volatile uint32_t filters_used;
 	volatile uint32_t ready; /* all of this is filled in: commands may join */
