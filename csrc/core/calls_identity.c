@@ -1,5 +1,6 @@
 /* The calls of the identity layer: what they say of ids, owners, modes and devices. */
 #include "core/identity.h"
+#include "core/sock.h"
 
 #define TMPFILE_BIT 020000000
 
@@ -251,9 +252,12 @@ static long do_mknod(struct call *c, long dfd, const void *path, int which, unsi
 
 	if (set_id)
 		c->a[which] &= ~06000UL;
+	owner_making(c);
 	r = call_raw(c);
-	if (!r) {
+	if (!r)
 		new_file(c, (int)dfd, path, -1);
+	owner_made(c);
+	if (!r) {
 		fd = set_id ? SC4(__NR_openat, dfd, path, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0) : -1;
 		if (fd >= 0 && !sys_fstatat((int)fd, "", &st, AT_EMPTY_PATH) && entries_of(c, (int)fd, &nothing, &e))
 			put_mode(&e, st.st_mode | (mode & 06000), 0);
@@ -289,11 +293,11 @@ static long made(struct call *c, int dir, int name)
 {
 	long r;
 
-	owner_making(c->core);
+	owner_making(c);
 	r = call_raw(c);
 	if (!r)
 		new_file(c, dir < 0 ? AT_FDCWD : (int)c->a[dir], (void *)c->a[name], -1);
-	owner_made(c->core);
+	owner_made(c);
 	return r;
 }
 
@@ -303,6 +307,21 @@ static long id_symlink(struct call *c) { return made(c, -1, 1); }
 #endif
 static long id_mkdirat(struct call *c) { return made(c, 0, 1); }
 static long id_symlinkat(struct call *c) { return made(c, 1, 2); }
+
+static long id_bind(struct call *c)
+{
+	struct address a = { .len = (uint32_t)c->a[2] };
+	long r;
+
+	if (c->a[2] > UN_SIZE || guest_read(&a, (void *)c->a[1], c->a[2]) || a.family != AF_UNIX_ || !a.path[0])
+		return call_raw(c);
+	owner_making(c);
+	r = SC3(__NR_bind, c->a[0], &a, c->a[2]); /* ours: the guest may change its own meanwhile */
+	if (!r)
+		new_file(c, AT_FDCWD, a.path, -1);
+	owner_made(c);
+	return r;
+}
 
 static long id_openat(struct call *c)
 {
@@ -320,18 +339,21 @@ static long id_openat(struct call *c)
 	if (!k->ids.fsuid && !k->ids.fsgid && !set_id && !any_changes(k))
 		return call_raw(c);
 	mode &= 01777;
-	owner_making(k);
+	owner_making(c);
 	r = SC4(__NR_openat, dfd, path, flags & O_CREAT ? flags | O_EXCL : flags, mode); /* with O_TMPFILE it means something else */
 	if (r >= 0)
 		new_file(c, AT_FDCWD, NULL, (int)r);
-	owner_made(k);
+	owner_made(c);
 	if (r == -EEXIST && !(flags & O_EXCL)) {
 		bool dangles = SC4(__NR_newfstatat, dfd, path, &st, 0) == -ENOENT; /* the file is made where the link leads */
+		if (dangles)
+			owner_making(c);
 		r = SC4(__NR_openat, dfd, path, flags, mode);
 		if (!dangles)
 			return r;
 		if (r >= 0)
 			new_file(c, AT_FDCWD, NULL, (int)r);
+		owner_made(c);
 	}
 	if (r < 0)
 		return r;
@@ -516,7 +538,7 @@ static long id_xattr(struct call *c)
 const struct entry identity_table[] = {
 	T(newfstatat), T(fstat), T(statx), T(faccessat), T(faccessat2), T(readlinkat), T(fchown), T(fchownat), T(fchmod),
 	T(fchmodat), T(fchmodat2), T(mknodat), T(mkdirat), T(symlinkat), T(unlinkat), T(linkat), T(renameat2), T(capget),
-	T(capset),
+	T(capset), T(bind),
 #ifdef __NR_renameat
 	T(renameat),
 #endif

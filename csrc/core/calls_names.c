@@ -71,10 +71,11 @@ long prepare_new(struct call *c, int dfd, const void *path, bool dir, struct pla
 	return r == 1 ? clear_place(c, p) : r;
 }
 
-/* After the call that makes the name: should it have failed, the whiteout that stood there comes back. */
+/* After the call that makes the name: should it have failed, the whiteout that stood there comes back, unless somebody else
+ * was faster and has the name. */
 static long unmade(struct call *c, struct place *p, long had_whiteout, long r)
 {
-	if (r < 0 && had_whiteout > 0)
+	if (r < 0 && r != -EEXIST && had_whiteout > 0)
 		hide_lower(c, p);
 	return r;
 }
@@ -115,7 +116,7 @@ static long do_mkdir(struct call *c, int dfd, const void *path, unsigned mode)
 
 	if (wh < 0)
 		return wh;
-	owner_making(c->core);
+	owner_making(c);
 	r = sys_mkdirat(p->dfd, p->host, p->raw || p->kind == IN_PLAIN ? mode : mode | 0700);
 	if (!unmade(c, p, wh, r)) {
 		if (wh) {
@@ -124,7 +125,7 @@ static long do_mkdir(struct call *c, int dfd, const void *path, unsigned mode)
 		}
 		r = made(c, p, mode, 0700);
 	}
-	owner_made(c->core);
+	owner_made(c);
 	return r;
 }
 
@@ -146,10 +147,10 @@ static long do_mknod(struct call *c, int dfd, const void *path, unsigned mode, u
 	if (wh < 0)
 		return wh;
 	if (!device) {
-		owner_making(c->core);
+		owner_making(c);
 		r = sys_mknodat(p->dfd, p->host, p->raw || p->kind == IN_PLAIN ? mode : (mode & ~07000U) | 0600, dev);
 		r = r ? unmade(c, p, wh, r) : made(c, p, mode, 0600);
-		owner_made(c->core);
+		owner_made(c);
 		return r;
 	}
 	/* A device is an empty file; the record says what it is. Outside of the union there is no record. */
@@ -185,11 +186,11 @@ static long do_symlink(struct call *c, const void *target, int dfd, const void *
 	wh = prepare_new(c, dfd, path, false, p);
 	if (wh < 0)
 		return wh;
-	owner_making(c->core);
+	owner_making(c);
 	r = sys_symlinkat(c->w->b.guest, p->dfd, p->host);
 	if (!r && recorded(c->core, p))
 		owner_new(c, p, -1);
-	owner_made(c->core);
+	owner_made(c);
 	return unmade(c, p, wh, r);
 }
 

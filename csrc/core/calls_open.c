@@ -225,7 +225,9 @@ static void drop_set_ids(struct call *c, int fd)
 	o->mode &= o->mode & 010 ? ~06000U : ~04000U;
 }
 
-static long open_write(struct call *c, int dfd, const void *path, long flags, unsigned mode, struct place *p)
+/* EEXIST without O_EXCL: somebody was faster. Who is `alone` makes the file or does not, for the entry of somebody else's would
+ * be renewed. */
+static long open_or_make(struct call *c, int dfd, const void *path, long flags, unsigned mode, struct place *p, bool alone)
 {
 	bool excl = (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL);
 	bool plain_mode = (mode & 07600) == 0600;
@@ -248,11 +250,11 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 		       !judged(c->core) &&
 		       !(c->core->plan->mounts[p->mount].flags & MOUNT_PROC))) {
 		if (flags & O_CREAT && (c->core->ids.fsuid || c->core->ids.fsgid || any_changes(c->core)) && recorded(c->core, p)) {
-			owner_making(c->core);
+			owner_making(c);
 			r = host_open(c, p, flags | O_EXCL | O_NOFOLLOW, mode & 01777); /* what is new has no former owner */
 			if (r >= 0)
 				owner_new(c, p, (int)r);
-			owner_made(c->core);
+			owner_made(c);
 			if (r != -EEXIST || excl)
 				return r;
 		}
@@ -311,18 +313,27 @@ static long open_write(struct call *c, int dfd, const void *path, long flags, un
 		return r;
 	whiteout = clear_whiteout(c, p);
 	host_mode = p->kind == IN_PLAIN ? mode & 07777 : (mode & 0777) | 0600;
-	owner_making(c->core);
-	r = host_open(c, p, flags | O_NOFOLLOW | (p->kind != IN_PLAIN ? O_EXCL : 0), host_mode);
-	if (r < 0 && whiteout > 0)
+	owner_making(c);
+	r = host_open(c, p, flags | O_NOFOLLOW | (alone && p->kind != IN_PLAIN ? O_EXCL : 0), host_mode);
+	if (r < 0 && r != -EEXIST && whiteout > 0)
 		hide_lower(c, p);
 	if (r >= 0 && p->kind != IN_PLAIN) {
 		owner_new(c, p, (int)r);
 		if (!plain_mode)
 			keep_mode(c, (int)r, mode);
 	}
-	owner_made(c->core);
-	if (r == -EEXIST && !excl) /* somebody was faster: it is theirs */
-		return open_write(c, dfd, path, flags, mode, p);
+	owner_made(c);
+	return r;
+}
+
+static long open_write(struct call *c, int dfd, const void *path, long flags, unsigned mode, struct place *p)
+{
+	long r;
+	int races = 8;
+
+	do
+		r = open_or_make(c, dfd, path, flags, mode, p, races-- > 0);
+	while (r == -EEXIST && !(flags & O_EXCL) && races >= 0);
 	return r;
 }
 

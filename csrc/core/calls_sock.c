@@ -12,7 +12,6 @@
 #include <linux/un.h>
 #endif
 
-#define AF_UNIX_ 1
 #define AF_NETLINK_ 16
 #define NETLINK_AUDIT_ 9
 #define SO_PEERCRED_ 17
@@ -298,6 +297,7 @@ long call_bind(struct call *c)
 		return refuse(c, r);
 	if (!r)
 		return call_raw(c);
+	owner_making(c);
 	r = SC3(__NR_bind, c->a[0], &a, a.len);
 	if (!r && a.brief) {
 		r = move_new(a.path, c->w->a.host, false);
@@ -308,6 +308,7 @@ long call_bind(struct call *c)
 	}
 	if (!r && recorded(c->core, &c->w->a))
 		owner_new(c, &c->w->a, -1);
+	owner_made(c);
 	return r;
 }
 

@@ -128,6 +128,8 @@ struct call {
 	long nr32; /* of a 32-bit program: what the call's number is there; else 0 */
 	unsigned long a[6];
 	int hops;    /* links followed outside of a walk */
+	unsigned birth; /* 1 + its place among the births, and whose it is there; 0: nothing is being made */
+	uint32_t birth_turn;
 	unsigned how;          /* openat2's RESOLVE_* */
 	uint16_t scope_len;    /* RESOLVE_BENEATH, IN_ROOT: the directory that is not left */
 	const char *scope;
@@ -369,14 +371,14 @@ struct owner *owner_find(struct core *k, const struct stat *st);
 /* Finds or makes the entry of a file of the upper (or of a bind). NULL: the table is full. */
 struct owner *owner_make(struct core *k, const struct stat *st);
 void owner_index_changes(struct core *k);
-/* A file was just made. What is remembered of its inode was of another one; its own entry, if that is wanted. */
 /* Around the making of a file that will not be root's, until its owner is on record: who finds it meanwhile waits for that. */
-void owner_making(struct core *k);
-void owner_made(struct core *k);
+void owner_making(struct call *c);
+void owner_made(struct call *c);
 /* Asked before the entry is looked for: what is born then is on record when this says no. */
-static inline bool being_born(const struct core *k) { return __atomic_load_n(&k->plan->births, __ATOMIC_ACQUIRE) > k->plan->lost_births; }
+static inline bool being_born(const struct core *k) { return __atomic_load_n(&k->plan->births, __ATOMIC_ACQUIRE); }
 /* `look`'s entry. Where a file is so new that its entry may be still to come, that is waited for, a tenth of a second. */
 struct owner *owner_settled(struct core *k, const struct stat *st, struct owner *(*look)(struct core *k, const struct stat *st));
+/* A file was just made. What is remembered of its inode was of another one; its own entry, if that is wanted. */
 struct owner *owner_born(struct core *k, const struct stat *st, bool wanted);
 /* The last name of a file goes. Its entries are looked up before, while no other file can have its inode, and marked
  * after, unless another has it by then. */

@@ -158,50 +158,72 @@ struct owner *owner_born(struct core *k, const struct stat *st, bool wanted)
 	return o;
 }
 
-#define NAPS 100 /* of up to a millisecond */
+#define YIELDS 10
+#define NAPS 110 /* of up to a millisecond */
 
-static bool not_roots(const struct core *k)
+void owner_making(struct call *c)
 {
-	return k->ids.fsuid || k->ids.fsgid;
-}
+	struct plan *plan = c->core->plan;
+	uint64_t busy, bit;
 
-void owner_making(struct core *k)
-{
-	if (not_roots(k))
-		__atomic_fetch_add(&k->plan->births, 1, __ATOMIC_SEQ_CST);
-}
-
-void owner_made(struct core *k)
-{
-	uint32_t left;
-
-	if (!not_roots(k))
+	if (!c->core->ids.fsuid && !c->core->ids.fsgid)
 		return;
-	left = __atomic_sub_fetch(&k->plan->births, 1, __ATOMIC_SEQ_CST);
-	if (k->plan->lost_births > left) /* that one was only slow */
-		k->plan->lost_births = left;
+	while (~(busy = plan->births)) { /* of more than 64 at once some are not waited for */
+		c->birth = 1 + (unsigned)__builtin_ctzll(~busy);
+		bit = (uint64_t)1 << (c->birth - 1);
+		if (__atomic_fetch_or(&plan->births, bit, __ATOMIC_SEQ_CST) & bit)
+			continue;
+		c->birth_turn = __atomic_add_fetch(&plan->birth_turns[c->birth - 1], 1, __ATOMIC_SEQ_CST);
+		return;
+	}
+	c->birth = 0;
+}
+
+/* By its maker, or by who has waited long enough: the maker was stopped, or killed. */
+static void end_birth(struct plan *plan, unsigned n, uint32_t turn)
+{
+	if (__atomic_compare_exchange_n(&plan->birth_turns[n], &turn, turn + 1, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+		__atomic_fetch_and(&plan->births, ~((uint64_t)1 << n), __ATOMIC_SEQ_CST);
+}
+
+void owner_made(struct call *c)
+{
+	if (c->birth)
+		end_birth(c->core->plan, c->birth - 1, c->birth_turn);
+	c->birth = 0;
 }
 
 struct owner *owner_settled(struct core *k, const struct stat *st, struct owner *(*look)(struct core *, const struct stat *))
 {
-	bool waits = being_born(k);
+	struct plan *plan = k->plan;
+	uint64_t births = being_born(k) ? plan->births : 0;
 	struct owner *o = look(k, st);
 	ktimespec now = { 0, 0 };
+	uint32_t turns[64];
 
-	if (!waits || (o && o->flags & OWNER_SET) || st->st_dev != k->plan->upper_dev)
+	if (!births || (o && o->flags & OWNER_SET) || st->st_dev != plan->upper_dev)
 		return o;
 	sys_clock_gettime(0, &now);
 	if (now.tv_sec > (int64_t)st->st_ctime + 1)
 		return o;
-	for (int i = 0; i < NAPS && waits && !(o && o->flags & OWNER_SET); i++) {
-		ktimespec nap = { 0, MIN(i, 10) * 100000 };
+	for (unsigned n = 0; n < 64; n++)
+		turns[n] = plan->birth_turns[n];
+	for (int i = 0; i < NAPS && births && !(o && o->flags & OWNER_SET); i++) {
+		ktimespec nap = { 0, MIN(i - YIELDS + 1, 10) * 100000 };
 
-		sys_nanosleep(&nap);
-		waits = being_born(k);
+		if (i < YIELDS)
+			sys_sched_yield();
+		else
+			sys_nanosleep(&nap);
+		for (unsigned n = 0; n < 64; n++)
+			if (plan->birth_turns[n] != turns[n])
+				births &= ~((uint64_t)1 << n);
+		births &= plan->births;
 		o = look(k, st);
 	}
-	if (waits && !(o && o->flags & OWNER_SET))
-		k->plan->lost_births = k->plan->births;
+	for (unsigned n = 0; n < 64 && !(o && o->flags & OWNER_SET); n++)
+		if (births >> n & 1)
+			end_birth(plan, n, turns[n]);
 	return o;
 }
 

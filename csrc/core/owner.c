@@ -78,7 +78,7 @@ static const struct owner *describe(struct call *c, const struct stat *st, const
 	*in_union = p && !p->raw ? p->mount == 0 : st->st_dev == plan->upper_dev || st->st_dev == plan->lower_dev;
 	if (!*in_union)
 		return NULL;
-	o = owner_settled(k, st, owner_find);
+	o = c->birth ? owner_find(k, st) : owner_settled(k, st, owner_find); /* who makes something does not wait for itself */
 	if (o)
 		return o;
 	if (p && !p->raw) {

@@ -134,13 +134,13 @@ struct plan {
 	volatile uint32_t generation __attribute__((aligned(4096))); /* of every remembered resolution */
 	volatile uint32_t counter;                                   /* for names of temporary files */
 	volatile uint32_t lower_owners_used;
-	volatile uint32_t births; /* new files, just now, whose owner is not on record yet */
-	volatile uint32_t lost_births; /* of them those of who was killed on the way */
 	volatile uint32_t any_changes; /* the record of changes has entries: without any it is not even mapped */
 	volatile uint32_t filters_used;
 	volatile uint32_t ready; /* all of this is filled in: commands may join */
 	volatile uint32_t deep; /* directories too deep for a path may be remembered: see changed_above */
 	volatile uint32_t starts; /* of programs, counted up to KEEP_AFTER (preload/map.c) */
+	volatile uint64_t births __attribute__((aligned(64))); /* bits: files that are made just now, whose owner is not on record yet */
+	volatile uint32_t birth_turns[64]; /* by bit: counts whose it was */
 	char nodename[65];                    /* that the guest set; empty: none */
 	volatile uint64_t build;              /* of changed code: the verdicts, as a hash; 0: they are not there yet */
 	uint8_t verdicts[512];

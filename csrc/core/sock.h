@@ -6,7 +6,9 @@
 
 #define SOL_SOCKET_ 1
 #define SCM_CREDENTIALS_ 2
+#define AF_UNIX_ 1
 #define UN_MAX 108
+#define UN_SIZE (2 + UN_MAX) /* of the whole address */
 
 struct address {
 	uint16_t family;

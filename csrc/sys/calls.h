@@ -223,6 +223,7 @@ static inline long sys_sigtimedwait(const sigmask *set, siginfo_t *info, const k
 static inline long sys_sigqueueinfo(int pid, int sig, siginfo_t *info) { return SC3(__NR_rt_sigqueueinfo, pid, sig, info); }
 static inline long sys_signalfd(int fd, const sigmask *set, int flags) { return SC4(__NR_signalfd4, fd, set, sizeof(sigmask), flags); }
 static inline long sys_ppoll(struct pollfd *fds, size_t n, const ktimespec *t, const sigmask *mask) { return SC5(__NR_ppoll, fds, n, t, mask, sizeof(sigmask)); }
+static inline long sys_sched_yield(void) { return SC0(__NR_sched_yield); }
 static inline long sys_nanosleep(const ktimespec *t) { return SC2(__NR_nanosleep, t, 0); }
 static inline long sys_clock_gettime(int clock, ktimespec *t) { return SC2(__NR_clock_gettime, clock, t); }
 

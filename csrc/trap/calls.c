@@ -344,6 +344,7 @@ long answer(long nr, const unsigned long a[6], struct frame *f)
 	c.frame = f;
 	c.hops = 0;
 	c.how = 0;
+	c.birth = 0;
 	c.scope_len = 0;
 	for (int i = 0; i < 6; i++)
 		c.a[i] = a[i];

@@ -593,6 +593,20 @@ CASE(shared_memory_belongs_to_whoever_made_it)
 	CHECK(shmctl(shm, IPC_RMID, NULL) == 0 && semctl(sem, 0, IPC_RMID) == 0 && msgctl(queue, IPC_RMID, NULL) == 0);
 }
 
+/* Sockets that a user binds are that user's. */
+CASE(a_sockets_owner)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX, .sun_path = "mine/s" };
+	struct stat st;
+	int s = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	need_root();
+	CHECK(s >= 0 && mkdir("mine", 0755) == 0 && chown("mine", 1000, 1000) == 0);
+	CHECK(setegid(1001) == 0 && seteuid(1000) == 0);
+	CHECK(bind(s, (void *)&a, sizeof a) == 0 && lstat("mine/s", &st) == 0);
+	CHECK(st.st_uid == 1000 && st.st_gid == 1001 && S_ISSOCK(st.st_mode));
+}
+
 /* Who opens a file that somebody else makes just then finds its owner, and may write to it. */
 CASE(two_make_a_file_at_once)
 {
