@@ -124,6 +124,7 @@ static long pathless(struct call *c, int dfd, struct place *p, long r)
 			r -= 10;
 		r = r > 0 && c->w->text[0] == '/' ? guest_path(c->core, c->w->text, (size_t)r, p->guest, &mount, &layer) : -1;
 		p->dead = r < 0 ? FOREIGN : DEAD;
+		p->locked = p->locked || (r >= 0 && layer == LAYER_LOWER); /* it lives: the first answer was wrong */
 		p->len = (uint16_t)MAX(r, 0);
 	}
 	p->kind = IN_PLAIN;
