@@ -406,23 +406,26 @@ static long id_rmdir(struct call *c) { return gone(c, AT_FDCWD, (void *)c->a[0])
 static long id_unlinkat(struct call *c) { return gone(c, (int)c->a[0], (void *)c->a[1]); }
 
 /* What held of a file goes along to its other name. Nothing is an entry, too, where the file is a copy of the image's: by its
- * mark the next run would take it for a copy of what the image has of that name. */
-static void goes_along(struct call *c, long dfd, const void *path, const struct owner *before)
+ * mark the next run would take it for a copy of what the image has of that name, and the two names' inode numbers, which
+ * differ, belong together. */
+static bool goes_along(struct call *c, long dfd, const void *path, long flags, const struct owner *before, bool only_in_upper)
 {
 	static const struct owner plain = { .flags = OWNER_SET };
 	struct stat upper;
 	struct entries e;
-	long fd = SC4(__NR_openat, dfd, path, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
-	bool marked = before->flags;
+	bool mine, found, marked = before->flags;
+	long fd = descriptor(dfd, path, flags, &mine);
 
 	if (fd < 0)
-		return;
-	if (!marked)
-		marked = c->core->plan->lower_owners_used && in_upper(c, (int)fd, &upper) &&
-			 SC4(__NR_lgetxattr, c->w->text, "user.overlay.origin", NULL, 0) >= 0;
-	if (marked)
+		return false;
+	found = (only_in_upper || !marked) && in_upper(c, (int)fd, &upper);
+	if (found && !marked && (only_in_upper || c->core->plan->lower_owners_used))
+		marked = SC4(__NR_lgetxattr, c->w->text, "user.overlay.origin", NULL, 0) >= 0;
+	if (marked && (found || !only_in_upper))
 		entries_of(c, (int)fd, before->flags ? before : &plain, &e);
-	sys_close((int)fd);
+	if (mine)
+		sys_close((int)fd);
+	return found;
 }
 
 static bool noted_in_upper(struct core *k, const struct stat *st)
@@ -444,7 +447,7 @@ static long moved(struct call *c, long afd, const void *from, long bfd, const vo
 	bool known_from, known_to, one;
 	long r;
 
-	if (!any_changes(k) && !k->plan->lower_owners_used)
+	if (!any_changes(k) && !k->plan->lower_owners_used && how != ADDS)
 		return call_raw(c);
 	known_from = !SC4(__NR_newfstatat, afd, from, &st, follow);
 	known_to = !SC4(__NR_newfstatat, bfd, to, &target, AT_SYMLINK_NOFOLLOW);
@@ -462,12 +465,11 @@ static long moved(struct call *c, long afd, const void *from, long bfd, const vo
 	if (one && !SC4(__NR_newfstatat, afd, from, &is, follow) && is.st_ino == st.st_ino)
 		return 0;
 	owner_left(&leaving);
-	if (known_from && !noted_in_upper(k, &st)) { /* a link's new name shows the upper's inode, the old one the image's */
-		bool old = how == ADDS && follow == AT_SYMLINK_NOFOLLOW;
-		goes_along(c, old ? afd : bfd, old ? from : to, &before);
-	}
+	/* A link's new name shows the upper's inode, the old one, if there is one, the image's. */
+	if (known_from && !noted_in_upper(k, &st) && (how != ADDS || !goes_along(c, afd, from, follow, &before, true)))
+		goes_along(c, bfd, to, AT_SYMLINK_NOFOLLOW, &before, false);
 	if (how == EXCHANGES && known_to && (target.st_mode & S_IFMT) != S_IFDIR && !noted_in_upper(k, &target))
-		goes_along(c, afd, from, &other);
+		goes_along(c, afd, from, AT_SYMLINK_NOFOLLOW, &other, false);
 	return 0;
 }
 

@@ -86,7 +86,7 @@ def make_lower(root: Path) -> None:
         "dir/one": "1", "dir/two": "2", "dir/sub/deep": "deep", "file": "lower", "ro": "ro", "tree/x": "x",
         "tree/sub/y": "y", "ren/a": "a", "ren/b": "b", "ren/e": "e", "ren/sub/z": "z", "hard": "hard",
         "fds/f": "ff", "fds/g": "g", "fds/h": "h", "map": "mapp", "cwd/f": "f", "race": "race", "xattr": "x",
-        "special/lowerfile": "s", "owned": "o", "bound": "not bound", "gone/deep/f": "f",
+        "special/lowerfile": "s", "owned": "o", "bound": "not bound", "gone/deep/f": "f", "joined": "j",
     }  # fmt: skip
     files.update({f"many/lower{i}": "" for i in range(200)})
     files = {f"lower/{name}": text for name, text in files.items()}

@@ -593,6 +593,25 @@ CASE(shared_memory_belongs_to_whoever_made_it)
 	CHECK(shmctl(shm, IPC_RMID, NULL) == 0 && semctl(sem, 0, IPC_RMID) == 0 && msgctl(queue, IPC_RMID, NULL) == 0);
 }
 
+/* Of a file of the image two names have one owner, whichever it was given by. */
+CASE(names_of_a_file_of_the_image)
+{
+	const char *first = "/lower/joined", *other = "/lower/joined-2";
+	char self[40];
+	struct stat s;
+	int fd;
+
+	need_root();
+	CHECK(link(first, other) == 0 && chown(other, 7, 8) == 0);
+	CHECK(stat(first, &s) == 0 && s.st_uid == 7 && s.st_gid == 8 && s.st_nlink == 2);
+	fd = open(first, O_RDONLY);
+	CHECK(fd >= 0 && fchown(fd, 9, 10) == 0 && stat(other, &s) == 0 && s.st_uid == 9 && unlink(other) == 0);
+	snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
+	CHECK(linkat(AT_FDCWD, self, AT_FDCWD, other, AT_SYMLINK_FOLLOW) == 0 && stat(other, &s) == 0 && s.st_uid == 9);
+	CHECK(chown(other, 11, 12) == 0 && stat(first, &s) == 0 && s.st_uid == 11 && fstat(fd, &s) == 0 && s.st_uid == 11);
+	CHECK(unlink(other) == 0 && close(fd) == 0);
+}
+
 /* Sockets that a user binds are that user's. */
 CASE(a_sockets_owner)
 {
