@@ -20,17 +20,26 @@ from udk.engines.base import Engine
 from udk.engines.select import by_name
 from udk.runtime.spec import Identity, Root
 
-EMULATING = ("trap", "ptrace", "preload")  # engines where guest root may do what root may
+# Where guest root may do what root may, and where its owners are only shown.
+EMULATING = ("trap", "ptrace", "preload", "namespace", "runc", "singularity")
 # Engines that refuse programs without an interpreter.
 DYNAMIC_ONLY = ("preload",)
+# There is one id, whatever is shown: the kernel denies nothing to another user of the guest's, and tells its
+# own ids; what the host's root alone may do (host name, security attributes, hard limits) is refused or not
+# kept, as by docker.
+ONE_ID = {
+    "a_core_file", "security_attributes", "attributes_in_a_bind", "threads_and_groups_of_other_users",
+    "signals_between_users", "credentials_of_other_users", "status_shows_the_guests_ids", "several_users",
+    "host_name", "what_is_mounted_belongs_to_whoever_made_it",
+}  # fmt: skip
 # What an engine does differently, and why that is right for it.
 EXPECTED: dict[str, set[str]] = {
-    "namespace": set(),
+    "namespace": ONE_ID,
     "trap": set(),
     "ptrace": {"traced_child", "who_sent_a_signal"},
     "preload": {"code_that_is_mapped_shared_is_the_file"},  # no filter would see the calls in it
-    "runc": set(),
-    "singularity": set(),
+    "runc": ONE_ID,
+    "singularity": ONE_ID,
 }
 # Where a file system gives 32-bit positions, these cannot be told from those of both layers.
 I386 = {"a_listing_of_what_changes"}
