@@ -83,8 +83,8 @@ PLANTED = {
     "an owner is lost when the file is moved": (
         "identity",
         "core/calls_identity.c",
-        "\tif (marked)\n\t\tentries_of(",
-        "\tif (0)\n\t\tentries_of(",
+        "\tif (marked && (found || !only_in_upper))\n",
+        "\tif (0)\n",
     ),
     "a descriptor of a file makes it one's own": (
         "identity",

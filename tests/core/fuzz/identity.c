@@ -99,6 +99,7 @@ struct wish {
 	const void *path, *path2;
 	uint32_t uid, gid, mode, dev;
 	bool exchange;
+	bool writes; /* takes set-id bits away */
 };
 
 #define D(i) ((long)(int)c->a[i])
@@ -130,6 +131,7 @@ static struct wish act_of(const struct call *c)
 	case __NR_symlinkat: a.kind = NEW, a.dfd = D(1), a.path = T(2), a.mode = S_IFLNK; break;
 	case __NR_openat:
 		a.kind = c->a[2] & O_CREAT ? NEW : OTHER, a.dfd = D(0), a.path = T(1), a.mode = S_IFREG | (W(3) & 06000), a.flags = c->a[2] & O_NOFOLLOW ? LINK_ITSELF : 0;
+		a.writes = c->a[2] & O_ACCMODE;
 		break;
 	case __NR_unlinkat: a.kind = GONE, a.dfd = D(0), a.path = T(1); break;
 	case __NR_utimensat: a.dfd = D(0), a.path = T(1); break;
@@ -144,7 +146,7 @@ static struct wish act_of(const struct call *c)
 	case __NR_mkdir: a.kind = NEW, a.mode = S_IFDIR; break;
 	case __NR_mknod: a.kind = NEW, a.mode = W(1), a.dev = W(2); break;
 	case __NR_symlink: a.kind = NEW, a.path = T(1), a.mode = S_IFLNK; break;
-	case __NR_open: a.kind = c->a[1] & O_CREAT ? NEW : OTHER, a.mode = S_IFREG | (W(2) & 06000), a.flags = c->a[1] & O_NOFOLLOW ? LINK_ITSELF : 0; break;
+	case __NR_open: a.kind = c->a[1] & O_CREAT ? NEW : OTHER, a.mode = S_IFREG | (W(2) & 06000), a.flags = c->a[1] & O_NOFOLLOW ? LINK_ITSELF : 0, a.writes = c->a[1] & O_ACCMODE; break;
 	case __NR_creat: a.kind = NEW, a.mode = S_IFREG | (W(1) & 06000), a.flags = 0; break;
 	case __NR_unlink: case __NR_rmdir: a.kind = GONE; break;
 	case __NR_utime: case __NR_utimes: a.flags = 0; break;
@@ -256,12 +258,17 @@ static void check_all(const struct wish *a, const struct seen *was)
 {
 	for (size_t i = 0; i < N_WATCHED; i++) {
 		const struct seen old = before_all[i], now = before_all[i] = look_at(watched[i]);
+		struct stat less;
 
 		if (!old.there || !now.there || !in_records(&old.st) || old.st.st_ino != now.st.st_ino)
 			continue;
 		/* One file may have two inode numbers here, by two names of which one is the image's. */
 		if ((a->kind == OWNER || a->kind == MODE) && was->there &&
 		    (was->st.st_ino == old.st.st_ino || now.st.st_nlink > 1 || lost_its_name(a)))
+			continue;
+		less = old.st;
+		less.st_mode &= now.st.st_mode | ~06000U;
+		if (a->writes && was->there && was->st.st_ino == old.st.st_ino && same(&less, &now.st))
 			continue;
 		if (!same(&old.st, &now.st))
 			wrong(watched[i], &old.st, &now.st);
