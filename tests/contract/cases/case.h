@@ -91,4 +91,19 @@ static inline int wait_status(pid_t pid)
 	return st;
 }
 
+/* Guest root's owners hold. */
+static inline void need_root(void)
+{
+	if (getuid() || !getenv("CONTRACT_FAKE_ROOT"))
+		_exit(0);
+}
+
+/* And what only the host's root may do is emulated, too: owners are not just shown. */
+static inline int emulated(void)
+{
+	const char *is = getenv("CONTRACT_FAKE_ROOT");
+
+	return is && !strcmp(is, "1");
+}
+
 #endif
